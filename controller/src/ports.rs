@@ -1,0 +1,297 @@
+//! The node as the controller sees it: what it can ask for, in our words.
+//!
+//! Every method is idempotent unless it says otherwise, has a deadline of its own, and says in its
+//! error what was attempted on what. The fakes under [`crate::fake`] and the real adapters pass
+//! the same contract tests.
+
+use crate::record::{
+    ContainerSpec, ContainerUid, ExitStatus, Handle, ProcessSpec, ProcessUid, SandboxId, SandboxKind, WindowSize,
+};
+use async_trait::async_trait;
+use std::os::fd::OwnedFd;
+
+/// What a port answers when it cannot do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct NodeError {
+    /// Of which sort.
+    pub kind: NodeErrorKind,
+    /// What was attempted on what, what went wrong, what to do. Shown to people.
+    pub message: String,
+}
+
+/// What can be done about a [`NodeError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeErrorKind {
+    /// What was asked for cannot be had (a missing folder, say); asking again will not help.
+    Invalid,
+    /// A part of the node does not answer (containerd, a shim); asking again may help.
+    Unavailable,
+    /// What was asked about is not there.
+    NotFound,
+    /// It would not die within its deadline. Retried for ever.
+    Stuck,
+    /// Anything else that failed; the place that it failed on is of no further use.
+    Failed,
+}
+
+impl NodeError {
+    /// An error of `kind`.
+    pub fn new(kind: NodeErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// A place as it was found on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxSeen {
+    /// Which.
+    pub id: SandboxId,
+    /// Its init runs.
+    pub running: bool,
+}
+
+/// Places: containerd containers whose task runs garden-init.
+#[async_trait]
+pub trait Sandboxes: Send + Sync {
+    /// Every place of this gardend's that can be found, whole or in part: containerd's containers
+    /// and tasks, folders, cgroups. Nothing of anybody else's.
+    async fn list(&self) -> Result<Vec<SandboxSeen>, NodeError>;
+
+    /// Makes the place and waits until its init listens. Already so: nothing to do. Half made by
+    /// an earlier attempt: an error of kind `Failed` (the caller removes it and takes another).
+    async fn ensure(&self, id: &SandboxId, kind: SandboxKind) -> Result<(), NodeError>;
+
+    /// Writes on the place whose it is, for people who look at the node with containerd's tools.
+    async fn label(&self, id: &SandboxId, container: &ContainerUid, handle: &Handle) -> Result<(), NodeError>;
+
+    /// Kills all that runs in the place. On return every process is gone, and with them every
+    /// mount. Needs no containerd. A place that is not there is dead.
+    ///
+    /// # Errors
+    /// `Stuck` where something did not die within the deadline (15 s at most).
+    async fn kill(&self, id: &SandboxId) -> Result<(), NodeError>;
+
+    /// Removes what is left of a killed place: containerd's objects, shim, cgroup, folders.
+    async fn remove(&self, id: &SandboxId) -> Result<(), NodeError>;
+}
+
+/// A container's files.
+#[async_trait]
+pub trait Rootfs: Send + Sync {
+    /// Refuses what cannot be had before anything is made: a rootfs that is missing or not a
+    /// folder, a bind source that is missing.
+    async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError>;
+
+    /// Furnishes a blank place: root, /proc, /dev, /sys, hosts, bind mounts, hostname. Not
+    /// idempotent and never resumed: a place whose furnishing failed is killed and replaced.
+    async fn furnish(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerUid,
+        handle: &Handle,
+        spec: &ContainerSpec,
+    ) -> Result<(), NodeError>;
+
+    /// Removes what furnishing left on the host for this container (the writable layer). Called
+    /// after its place was killed for good.
+    async fn release(&self, container: &ContainerUid) -> Result<(), NodeError>;
+
+    /// Containers for which something is kept on the host.
+    async fn list(&self) -> Result<Vec<ContainerUid>, NodeError>;
+}
+
+/// A process as its init knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSeen {
+    /// Which.
+    pub uid: ProcessUid,
+    /// In the host's pid namespace; 0 once it has ended.
+    pub pid: u32,
+    /// How it ended, where it has.
+    pub exit: Option<ExitStatus>,
+}
+
+/// A process that could not be started. Nothing of it remains.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpawnError {
+    /// The program is not there.
+    #[error("exec: \"{program}\": executable file not found in $PATH")]
+    ExecutableNotFound {
+        /// As it was asked for.
+        program: String,
+    },
+    /// The program is there but cannot be run.
+    #[error("exec: \"{program}\": {reason}")]
+    NotExecutable {
+        /// As it was asked for.
+        program: String,
+        /// permission denied, exec format error, missing interpreter, ...
+        reason: String,
+    },
+    /// The container does not know the user.
+    #[error("unable to find user {user}: no matching entries in passwd file")]
+    UnknownUser {
+        /// As it was asked for.
+        user: String,
+    },
+    /// The container does not know the group.
+    #[error("unable to find group {group}: no matching entries in group file")]
+    UnknownGroup {
+        /// As it was asked for.
+        group: String,
+    },
+    /// The working folder cannot be made or entered.
+    #[error("working directory {dir}: {reason}")]
+    BadDir {
+        /// As it was asked for.
+        dir: String,
+        /// Why.
+        reason: String,
+    },
+    /// A resource limit above what this node can give.
+    #[error(
+        "rlimit {resource} of {asked} is above the ceiling {ceiling} of this node; ask for less, or give gardend CAP_SYS_RESOURCE"
+    )]
+    RlimitAboveCeiling {
+        /// Which.
+        resource: String,
+        /// What was asked for.
+        asked: u64,
+        /// What can be had.
+        ceiling: u64,
+    },
+    /// The whole is larger than one process may be given.
+    #[error("the process's path, arguments and environment are {bytes} bytes; the limit is {limit}")]
+    TooLarge {
+        /// What was asked for.
+        bytes: usize,
+        /// What can be had.
+        limit: usize,
+    },
+    /// Its place does not answer; whether the process started is not known.
+    #[error("the container's init does not answer: {reason}")]
+    InitGone {
+        /// What was seen.
+        reason: String,
+    },
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What an init tells without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// A process ended.
+    Exited {
+        /// Where.
+        sandbox: SandboxId,
+        /// Which.
+        process: ProcessUid,
+        /// How.
+        status: ExitStatus,
+    },
+    /// The last process of a place is gone; init alone is left.
+    Emptied {
+        /// Where.
+        sandbox: SandboxId,
+    },
+    /// An init is gone, and with it all that ran in its place.
+    InitGone {
+        /// Which.
+        sandbox: SandboxId,
+        /// What was seen.
+        reason: String,
+    },
+}
+
+/// A signal that Garden knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Signal {
+    Terminate,
+    Kill,
+}
+
+/// What runs in places, by their inits.
+#[async_trait]
+pub trait Processes: Send + Sync {
+    /// Connects to the place's init (or finds the connection made) and takes over every process
+    /// that it knows, with its streams. Deadline 1 s.
+    async fn connect(&self, sandbox: &SandboxId) -> Result<Vec<ProcessSeen>, NodeError>;
+
+    /// Forgets the connection and the streams of a place that is gone; readers get their end.
+    async fn disconnect(&self, sandbox: &SandboxId);
+
+    /// Starts a process; answers its pid on the host. NOT idempotent: at most once.
+    /// `env` is the container's, below the process's own.
+    async fn spawn(
+        &self,
+        sandbox: &SandboxId,
+        process: &ProcessUid,
+        env: &[String],
+        spec: &ProcessSpec,
+    ) -> Result<u32, SpawnError>;
+
+    /// Sends a signal to one process. One that has ended: nothing to do.
+    async fn signal(&self, sandbox: &SandboxId, process: &ProcessUid, signal: Signal) -> Result<(), NodeError>;
+
+    /// Sends a signal to every process of the place but its init.
+    async fn signal_all(&self, sandbox: &SandboxId, signal: Signal) -> Result<(), NodeError>;
+
+    /// Whether anything but init runs in the place.
+    async fn occupied(&self, sandbox: &SandboxId) -> Result<bool, NodeError>;
+
+    /// The exit status is safe in the ledger: once the process's output has been moved too, its
+    /// init may forget it.
+    async fn acknowledge(&self, sandbox: &SandboxId, process: &ProcessUid) -> Result<(), NodeError>;
+
+    /// Where events come from. One receiver; bounded, so that it must be read.
+    fn events(&self) -> tokio::sync::mpsc::Receiver<ProcessEvent>;
+}
+
+/// Which of a process's two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum OutputStream {
+    Stdout,
+    Stderr,
+}
+
+/// A reader's place in a process's output, taken when it attached and used when it connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReaderId(pub u64);
+
+/// What flows in and out of processes.
+#[async_trait]
+pub trait Streams: Send + Sync {
+    /// Takes a place in both outputs as of now: the first reader after a time without any gets
+    /// what was spooled meanwhile, each further one what comes from now on.
+    /// `None` where nothing is known of the process's streams.
+    fn attach(&self, process: &ProcessUid) -> Option<ReaderId>;
+
+    /// Gives the place up; what was not read stays for the next one.
+    fn detach(&self, process: &ProcessUid, reader: ReaderId);
+
+    /// Moves output into a connected socket (TCP or unix, non-blocking) until the stream's end or
+    /// the peer's, then closes it with FIN. Returns when that is done. An unknown process or
+    /// reader: closes it at once.
+    async fn read(&self, process: &ProcessUid, reader: ReaderId, stream: OutputStream, socket: OwnedFd);
+
+    /// Writes to the process's stdin; waits while its pipe is full. Data after stdin's end, or
+    /// for a process that has ended, is discarded.
+    async fn write_stdin(&self, process: &ProcessUid, data: &[u8]);
+
+    /// Ends stdin, of a pipe; a terminal's is left open. A second end is harmless.
+    async fn close_stdin(&self, process: &ProcessUid);
+
+    /// Gives the terminal a new size; a process without one ignores it.
+    async fn resize(&self, process: &ProcessUid, size: WindowSize);
+
+    /// Removes what was spooled for a process whose record goes.
+    async fn forget(&self, process: &ProcessUid);
+
+    /// Removes spools of processes other than these (after a restart).
+    async fn retain(&self, processes: &[ProcessUid]);
+}

@@ -1,0 +1,10 @@
+//! The records: what is wanted, and what became of it. Plain data, serialisable, no behaviour
+//! beyond reading itself.
+
+mod id;
+mod spec;
+mod status;
+
+pub use id::*;
+pub use spec::*;
+pub use status::*;

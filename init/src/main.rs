@@ -1,0 +1,2 @@
+//! garden-init.
+fn main() {}

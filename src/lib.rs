@@ -1,0 +1,7 @@
+//! gardend: a Garden server for containerd nodes. `main.rs` is the only place that knows every part.
+
+pub mod cli;
+pub mod config;
+pub mod garden;
+pub mod node;
+pub mod telemetry;

@@ -1,0 +1,2 @@
+//! gardend: see the library.
+fn main() {}

@@ -1,0 +1,8 @@
+//! The controller's ports made real.
+
+pub mod blank;
+pub mod containerd;
+pub mod mount;
+pub mod place;
+pub mod process;
+pub mod sys;
