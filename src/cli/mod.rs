@@ -1,1 +1,3 @@
-//! cli
+//! The command line: one file a command, and the client that they use.
+
+pub mod client;
