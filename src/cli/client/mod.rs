@@ -13,6 +13,7 @@ mod target;
 mod transport;
 pub mod wire;
 
+pub(crate) use error::io_reason;
 pub use error::{ClientError, GardenError, GardenErrorKind};
 pub use process::{Finished, Output, Outputs, Process, ProcessInput, ProcessOutcome};
 pub use target::{Target, TargetError};

@@ -21,8 +21,6 @@ use tokio::sync::{mpsc, oneshot};
 const FIRST_WORD: Duration = Duration::from_secs(30);
 /// The longest message that a server may send: an error's text.
 const MAX_MESSAGE: u64 = 1 << 20;
-/// Stdin travels in pieces of this size, as the Go client has it.
-pub(crate) const PIECE: usize = 32 << 10;
 
 /// Which outputs a client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
