@@ -36,8 +36,11 @@ use tracing::{debug, error};
 
 /// How long the head of a request may take.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
-/// The largest head, and the most that is read ahead.
-const MAX_HEAD: usize = 256 * 1024;
+/// The largest head. Its first line has a limit of its own, of 64 KiB: the most that a path and
+/// query can be as hyper keeps them.
+const MAX_HEAD: usize = 128 * 1024;
+/// What is read ahead of a body, at most.
+const READ_AHEAD: usize = 256 * 1024;
 /// How long a connection is kept after a takeover was refused on it.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 /// How long a client may take to receive an error of the connection's own.
@@ -65,7 +68,8 @@ pub(super) async fn serve(stream: TcpStream, router: Router, shutdown: Cancellat
         .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .max_buf_size(MAX_HEAD)
+        .max_buf_size(READ_AHEAD)
+        .max_header_size(MAX_HEAD)
         .serve_connection(io, service);
 
     let mut stop = pin!(shutdown.cancelled());
@@ -136,8 +140,9 @@ pub(super) async fn refuse(mut socket: Socket, refusal: &Refusal) {
 /// or stayed idle.
 fn refusal_for(error: &hyper::Error, unread: &Bytes) -> Option<Refusal> {
     if error.is_parse_too_large() {
-        let message =
-            format!("the request's line and header are too large (64 KiB for the line, {MAX_HEAD} bytes in all)");
+        let message = format!(
+            "the request's head is too large; its first line may be 64 KiB, all of it {MAX_HEAD} bytes and 100 headers"
+        );
         return Some(Refusal::http(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message));
     }
     if error.is_parse() {
