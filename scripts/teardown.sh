@@ -1,95 +1,97 @@
 #!/usr/bin/env bash
-# teardown.sh RUN_DIR STATE_DIR: ends a gardend of one's own with everything under it, and removes both folders.
+# teardown.sh STATE_DIR RUN_DIR: ends a gardend of one's own with everything under it, and removes both folders.
 # Containers normally outlive gardend; this is for a development server and for tests, whose folders are theirs alone.
-# Ends only processes whose command line names RUN_DIR, what those started, and the inits that RUN_DIR notes.
+# Ends only processes whose command line names RUN_DIR, what those started, and what is in this gardend's cgroups.
 set -uo pipefail
 
 [ $# -eq 2 ] || { sed -n '2,4p' "$0" >&2; exit 2; }
-run=${1%/} state=${2%/}
-for folder in "$run" "$state"; do
+for folder in "$@"; do
   case $folder in
     /*/?*) ;;
     *) echo "teardown.sh: '$folder' is not an absolute path below some folder; nothing was done" >&2; exit 2;;
   esac
 done
+[ -d "$1" ] || [ -d "$2" ] || exit 0
+mkdir -p "$1" "$2"
+state=$(realpath "$1") run=$(realpath "$2")
+# As gardend names itself where it shares something (src/node/containerd/labels.rs, OwnerMark).
+owner=$(printf '%s\0%s' "$state" "$run" | sha256sum | cut -c1-16)
 
-# $1 as a whole word of the command line, or the beginning of a path in it.
-names_run_dir() {
-  local words
-  words=$(tr '\0' '\n' 2>/dev/null <"/proc/$1/cmdline") || return 1
-  grep -qE "(^|[=,:])$(printf '%s' "$run" | sed 's/[][\.*^$+?(){}|/]/\\&/g')(/|$)" <<<"$words"
+hierarchies() {
+  awk '{ split($0, half, " - "); split(half[2], tail, " "); if (tail[1] ~ /^cgroup2?$/) print $5 }' /proc/self/mountinfo | sort -u
 }
 
-children_of() {
-  local task
-  for task in "/proc/$1/task"/*/children; do tr ' ' '\n' 2>/dev/null <"$task"; done
+# The folder itself, or something in it, as a word of the command line or after one of = , : in a word.
+names_run_dir() {
+  local words quoted
+  words=$(tr '\0' '\n' 2>/dev/null <"/proc/$1/cmdline") || return 1
+  quoted=$(sed 's/[][\.*^$+?(){}|/]/\\&/g' <<<"$run")
+  grep -qE "(^|[=,:])$quoted(/|$)" <<<"$words"
 }
 
 with_descendants() {
   local pid=$1 child
   echo "$pid"
-  for child in $(children_of "$pid"); do with_descendants "$child"; done
+  for child in $(cat "/proc/$pid/task"/*/children 2>/dev/null); do with_descendants "$child"; done
 }
 
-start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
-
-ours() {
-  local folder pid noted
+# Processes of programs of this gardend's making. Called once with "gardend", which would start the others again.
+named() {
+  local folder pid
   for folder in /proc/[0-9]*; do
     pid=${folder#/proc/}
-    [ "$pid" != $$ ] && [ "$pid" != "$PPID" ] || continue
-    case $(cat "$folder/comm" 2>/dev/null) in
-      gardend|containerd|containerd-shim*|runc|crun|exe) names_run_dir "$pid" && with_descendants "$pid";;
-    esac
-  done
-  for noted in "$run"/places/*/init.pid; do
-    [ -f "$noted" ] || continue
-    read -r pid started <"$noted" || continue
-    [ -n "${started:-}" ] && [ "$(start_time "$pid")" = "$started" ] && with_descendants "$pid"
+    # The command's name, which ends at 15 letters.
+    case " $* " in *" $(cat "$folder/comm" 2>/dev/null) "*) names_run_dir "$pid" && echo "$pid";; esac
   done
 }
 
-alive() { local state; state=$(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -c1) && [ -n "$state" ] && [ "$state" != Z ]; }
+ours() {
+  local pid top
+  for pid in $(named containerd containerd-shim runc crun runc:[2:INIT] exe); do with_descendants "$pid"; done
+  for top in $(hierarchies); do
+    [ ! -d "$top/gardend/$owner" ] || find "$top/gardend/$owner" -name cgroup.procs -exec cat {} + 2>/dev/null
+  done
+}
 
-# gardend first, or it starts its containerd and its places again.
-for folder in /proc/[0-9]*; do
-  pid=${folder#/proc/}
-  [ "$(cat "$folder/comm" 2>/dev/null)" = gardend ] && names_run_dir "$pid" && kill -KILL "$pid" 2>/dev/null
-done
+# Frozen processes do not die.
+thaw() {
+  local top
+  for top in $(hierarchies); do
+    [ -d "$top/gardend/$owner" ] || continue
+    find "$top/gardend/$owner" -name freezer.state -exec sh -c 'echo THAWED >"$1"' _ {} \; 2>/dev/null
+    find "$top/gardend/$owner" -name cgroup.freeze -exec sh -c 'echo 0 >"$1"' _ {} \; 2>/dev/null
+  done
+}
 
-groups=""
+alive() {
+  local state
+  state=$(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) && [ -n "$state" ] && [ "$state" != Z ]
+}
+
+for pid in $(named gardend); do kill -KILL "$pid" 2>/dev/null; done
 for round in 1 2 3 4 5; do
   pids=$(ours | sort -un)
   [ -n "$pids" ] || break
-  for pid in $pids; do groups+=$'\n'$(cut -d: -f2- "/proc/$pid/cgroup" 2>/dev/null); done
-  for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
+  for pid in $pids; do kill -CONT "$pid" 2>/dev/null; kill -KILL "$pid" 2>/dev/null; done
+  thaw
   for _ in $(seq 100); do
     left=""
-    for pid in $pids; do alive "$pid" && left=$pid; done
+    for pid in $pids; do if alive "$pid"; then left=$pid; break; fi; done
     [ -n "$left" ] || break
     sleep 0.05
   done
 done
 
-# Mounts below the two folders, the deepest first.
-awk '{print $5}' /proc/self/mountinfo | sed 's/\\040/ /g' | sort -r | while read -r point; do
-  case $point in "$run"/*|"$state"/*|"$run"|"$state") umount -l "$point" 2>/dev/null;; esac
+# Mounts below the two folders, the latest first.
+awk '{print $5}' /proc/self/mountinfo | tac | while read -r point; do
+  point=$(printf '%b' "${point//\\/\\0}")
+  case $point in "$run"|"$run"/*|"$state"|"$state"/*) umount -l "$point" 2>/dev/null;; esac
 done
 
-# The cgroups that these processes were in, as far as they are gardend's and now empty.
-sort -u <<<"$groups" | while IFS=: read -r controllers path; do
-  case $path in */gardend*/*|/gardend*) ;; *) continue;; esac
-  for mounted in $(awk -v want="${controllers#name=}" '
-      { split($0, half, " - "); split(half[2], tail, " "); type = tail[1]; options = tail[3]
-        if (want == "" && type == "cgroup2") print $5
-        if (want != "" && type == "cgroup" && (index("," options ",", "," want ",") || index("," options ",", ",name=" want ","))) print $5 }' \
-      /proc/self/mountinfo | sort -u); do
-    group=$mounted$path
-    while [ "$group" != "$mounted" ] && [ "${group#"$mounted"/gardend}" != "$group" ]; do
-      rmdir "$group" 2>/dev/null || break
-      group=${group%/*}
-    done
-  done
+for top in $(hierarchies); do
+  [ -d "$top/gardend/$owner" ] || continue
+  find "$top/gardend/$owner" -depth -type d -exec rmdir {} \; 2>/dev/null
+  rmdir "$top/gardend" 2>/dev/null
 done
 
 rm -rf --one-file-system "$run" "$state"

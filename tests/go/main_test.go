@@ -1,7 +1,7 @@
 // Package garden_test says what a Garden client may expect of gardend, by the client that Concourse and Cloud Foundry
 // use. Each subtest is one behaviour, named in words. The server is the one at GARDEND_ADDRESS, or one that is
-// started for the suite from GARDEND_BIN, with a containerd of its own (GARDEND_TEST_CONTAINERD and
-// GARDEND_TEST_RUNTIME choose which, and which runtime); then the suite ends with a census of what was left behind.
+// started for the suite from GARDEND_BIN, with a containerd of its own (GARDEND_CONTAINERD_BINARY and
+// GARDEND_RUNTIME choose which, and which runtime); then the suite ends with a census of what was left behind.
 // `go test -short` runs what needs neither much time nor much data.
 package garden_test
 

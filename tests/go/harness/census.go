@@ -1,6 +1,8 @@
 package harness
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -85,7 +87,7 @@ func (s *Server) leftovers(blank int) []string {
 		}
 	}
 	for _, group := range s.cgroups() {
-		if id := ourID.FindString(filepath.Base(group)); id != "" && !slices.Contains(places, id) {
+		if !slices.Contains(places, ourID.FindString(group)) {
 			report("cgroup %s", group)
 		}
 	}
@@ -105,53 +107,30 @@ func (s *Server) leftovers(blank int) []string {
 
 // processes counts the inits and the shims that belong to this server.
 func (s *Server) processes() (inits, shims int) {
-	parent := map[int]int{}
-	ours := map[int]bool{}
-	var init []int
+	shim := map[int]bool{}
+	var running []int
 	for _, name := range names("/proc") {
 		pid, err := strconv.Atoi(name)
-		if err != nil {
+		if err != nil || parentOf(pid) == 0 {
 			continue
-		}
-		stat, err := os.ReadFile(filepath.Join("/proc", name, "stat"))
-		if err != nil {
-			continue
-		}
-		end := strings.LastIndexByte(string(stat), ')')
-		if end < 0 {
-			continue
-		}
-		fields := strings.Fields(string(stat[end+1:]))
-		if len(fields) > 1 && fields[0] != "Z" {
-			parent[pid], _ = strconv.Atoi(fields[1])
 		}
 		command, _ := os.ReadFile(filepath.Join("/proc", name, "cmdline"))
-		comm, _ := os.ReadFile(filepath.Join("/proc", name, "comm"))
-		if strings.HasPrefix(string(comm), "containerd-shim") && strings.Contains(string(command), s.RunDir()+"/") {
-			ours[pid] = true
-			shims++
-		}
-		if strings.TrimSpace(string(comm)) == "garden-init" {
-			init = append(init, pid)
+		switch comm := commOf(pid); {
+		case comm == "garden-init":
+			running = append(running, pid)
+		case strings.HasPrefix(comm, "containerd-shim") && strings.Contains(string(command), s.RunDir()+"/"):
+			shim[pid] = true
 		}
 	}
-	for _, pid := range init {
-		if ours[parent[pid]] {
+	// One whose shim died is nobody's child any more; its cgroup still tells whose it is.
+	mark := "/gardend/" + s.owner() + "/"
+	for _, pid := range running {
+		groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if shim[parentOf(pid)] || strings.Contains(string(groups), mark) {
 			inits++
 		}
 	}
-	// One whose shim died is nobody's child any more; its place's folder still names it.
-	noted, _ := filepath.Glob(filepath.Join(s.RunDir(), "places", "*", "init.pid"))
-	for _, path := range noted {
-		text, _ := os.ReadFile(path)
-		fields := strings.Fields(string(text))
-		if len(fields) == 2 {
-			if pid, _ := strconv.Atoi(fields[0]); slices.Contains(init, pid) && !ours[parent[pid]] {
-				inits++
-			}
-		}
-	}
-	return inits, shims
+	return inits, len(shim)
 }
 
 // mounts are the mount points of this mount namespace.
@@ -180,17 +159,12 @@ func MountsBelow(folder string) []string {
 	return found
 }
 
-// cgroups are all groups below those named gardend, at the top of any hierarchy, that this server's places are in.
-// Other servers on the machine have groups there too: only ids that this server's log or folders know are ours.
+// cgroups are all groups of this server's places, and what was made below them.
 func (s *Server) cgroups() []string {
-	known := map[string]bool{}
-	for _, id := range s.knownIDs() {
-		known[id] = true
-	}
 	var found []string
-	for _, top := range append(glob("/sys/fs/cgroup/gardend*"), glob("/sys/fs/cgroup/*/gardend*")...) {
+	for _, top := range append(glob("/sys/fs/cgroup/gardend/"+s.owner()), glob("/sys/fs/cgroup/*/gardend/"+s.owner())...) {
 		_ = filepath.WalkDir(top, func(path string, entry os.DirEntry, err error) error {
-			if err == nil && entry.IsDir() && known[ourID.FindString(entry.Name())] {
+			if err == nil && entry.IsDir() && path != top {
 				found = append(found, path)
 			}
 			return nil
@@ -199,16 +173,18 @@ func (s *Server) cgroups() []string {
 	return found
 }
 
+// owner is how the server marks what it shares a place with others for (src/node/containerd/labels.rs, OwnerMark).
+func (s *Server) owner() string {
+	state, stateErr := filepath.EvalSymlinks(s.StateDir())
+	run, runErr := filepath.EvalSymlinks(s.RunDir())
+	if stateErr != nil || runErr != nil {
+		return "its folders are gone"
+	}
+	sum := sha256.Sum256([]byte(state + "\x00" + run))
+	return hex.EncodeToString(sum[:8])
+}
+
 func glob(pattern string) []string {
 	found, _ := filepath.Glob(pattern)
 	return found
-}
-
-// knownIDs are the ids in the server's log.
-func (s *Server) knownIDs() []string {
-	content, err := os.ReadFile(s.LogPath())
-	if err != nil {
-		return nil
-	}
-	return ourID.FindAllString(string(content), -1)
 }

@@ -81,12 +81,6 @@ func (o Options) arguments(folder, listen string) []string {
 		"--run-dir", filepath.Join(folder, "run"),
 		"--containerd", "managed",
 	}
-	if path := os.Getenv("GARDEND_TEST_CONTAINERD"); path != "" {
-		arguments = append(arguments, "--containerd-binary", path)
-	}
-	if name := os.Getenv("GARDEND_TEST_RUNTIME"); name != "" {
-		arguments = append(arguments, "--runtime", name)
-	}
 	return append(arguments, o.Arguments...)
 }
 
@@ -189,11 +183,13 @@ func readReady(stdout io.Reader, ready chan<- string) {
 	}
 }
 
-// environment is the test's own without what would configure gardend behind the options' back.
+// environment is the test's own without what would configure gardend behind the options' back: which containerd and
+// which runtime it uses is what may be chosen from outside.
 func environment() []string {
 	var kept []string
 	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, "GARDEND_") {
+		name, _, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(name, "GARDEND_") || name == "GARDEND_CONTAINERD_BINARY" || name == "GARDEND_RUNTIME" {
 			kept = append(kept, entry)
 		}
 	}
@@ -228,7 +224,7 @@ func (s *Server) TearDown() error {
 		return nil
 	}
 	script := filepath.Join(ProjectRoot(), "scripts", "teardown.sh")
-	output, err := exec.Command(script, s.RunDir(), s.StateDir()).CombinedOutput()
+	output, err := exec.Command(script, s.StateDir(), s.RunDir()).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("teardown: %w: %s", err, output)
 	}
