@@ -16,7 +16,7 @@ use crate::node::place::InitProcess;
 use gardend_controller::record::SandboxId;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;

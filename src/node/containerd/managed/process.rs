@@ -6,7 +6,7 @@ use super::Places;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
