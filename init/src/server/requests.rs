@@ -13,8 +13,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-/// The highest signal number.
-const MAX_SIGNAL: i32 = 64;
 /// Of the limit on open files, kept free of processes: the connection, a packet's descriptors.
 const SPARE_FILES: u64 = 64;
 /// A process takes at most so many of init's descriptors.
@@ -210,5 +208,5 @@ fn read_file(file: OwnedFd) -> Result<Vec<u8>, Broken> {
 }
 
 fn is_signal(signal: i32) -> bool {
-    (1..=MAX_SIGNAL).contains(&signal)
+    (1..=sys::MAX_SIGNAL).contains(&signal)
 }
