@@ -49,11 +49,12 @@ impl Refusal {
         not_available_yet(call).into()
     }
 
-    /// The whole answer as it goes over the wire, for connections that HTTP has given up on.
+    /// The whole answer as it goes over the wire, for connections that HTTP has given up on. It
+    /// does not say that the connection closes: a client that asked for a stream would lose it.
     pub(super) fn as_bytes(&self) -> Vec<u8> {
         let body = json_line(&self.error);
         let mut answer = format!(
-            "HTTP/1.1 {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.status,
             body.len()
         )

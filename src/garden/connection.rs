@@ -15,7 +15,7 @@ use super::takeover::{AnswerBody, Exchange, Takeover};
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -27,12 +27,12 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tracing::{debug, error};
+use tracing::{Instrument, Span, debug, error};
 
 /// How long the head of a request may take.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ type Answering = BoxFuture<Result<http::Response<AnswerBody>, Infallible>>;
 
 /// How HTTP ended on a connection.
 enum End {
-    TakenOver(Takeover),
+    TakenOver(Takeover, Span),
     Closed(hyper::Result<()>),
 }
 
@@ -81,8 +81,8 @@ pub(super) async fn serve(stream: TcpStream, router: Router, shutdown: Cancellat
             if let Poll::Ready(result) = http.poll_without_shutdown(cx) {
                 return Poll::Ready(End::Closed(result));
             }
-            if let Some(takeover) = exchange.takeover() {
-                return Poll::Ready(End::TakenOver(takeover));
+            if let Some((takeover, span)) = exchange.takeover() {
+                return Poll::Ready(End::TakenOver(takeover, span));
             }
             stopping = stopping || stop.as_mut().poll(cx).is_ready();
             if asked_to_end || exchange.is_busy() {
@@ -104,11 +104,11 @@ pub(super) async fn serve(stream: TcpStream, router: Router, shutdown: Cancellat
     let parts = http.into_parts();
     let socket = parts.io.into_inner().into_socket();
     match end {
-        End::TakenOver(takeover) => {
+        End::TakenOver(takeover, span) => {
             // Either may be dropped anywhere: a stream that is cut is a client that was detached,
             // and what it did not get is kept for the next.
             tokio::select! {
-                () = takeover.run(socket, parts.read_buf) => {}
+                () = takeover.run(socket, parts.read_buf).instrument(span) => {}
                 () = shutdown.cancelled() => debug!("a stream ends with the server"),
             }
         }
@@ -129,8 +129,24 @@ async fn finish(socket: Socket, shutdown: &CancellationToken) {
     }
 }
 
-/// Answers what is no request, or came too late or too often, and closes.
-pub(super) async fn refuse(mut socket: Socket, refusal: &Refusal) {
+/// Answers a connection that there is no place for, once it has asked something: clients take an
+/// answer that comes before their question for a fault.
+pub(super) async fn turn_away(mut socket: Socket, refusal: &Refusal) {
+    let mut head = BytesMut::new();
+    let asked = timeout(ERROR_DEADLINE, async {
+        while !head.windows(4).any(|four| four == b"\r\n\r\n") && head.len() < MAX_HEAD {
+            if !matches!(socket.read_buf(&mut head).await, Ok(read) if read > 0) {
+                return;
+            }
+        }
+    });
+    // One that never asks is answered all the same.
+    let _ = asked.await;
+    refuse(socket, refusal).await;
+}
+
+/// Answers what is no request, and closes.
+async fn refuse(mut socket: Socket, refusal: &Refusal) {
     if let Ok(Ok(())) = timeout(ERROR_DEADLINE, socket.write_all(&refusal.as_bytes())).await {
         linger(socket).await;
     }

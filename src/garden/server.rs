@@ -80,7 +80,7 @@ pub async fn serve(listener: TcpListener, garden: Garden, shutdown: impl Future<
             warn!("{full}");
             let refusal = Refusal::from(GardenError::unavailable(full.clone()));
             connections.spawn(async move {
-                connection::refuse(Socket::new(stream), &refusal).await;
+                connection::turn_away(Socket::new(stream), &refusal).await;
                 drop(place);
             });
         }

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{Span, debug};
 
 /// How long a client may take to receive the head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ pub(super) struct Exchange(Arc<Shared>);
 
 struct Shared {
     peer: Peer,
-    takeover: Mutex<Option<Takeover>>,
+    takeover: Mutex<Option<(Takeover, Span)>>,
     /// A request has been read, and its answer has not yet been given to HTTP in whole.
     busy: AtomicBool,
     /// The client will not use this connection again.
@@ -92,7 +92,7 @@ impl Exchange {
 
     /// Leaves `takeover` for the connection's task. Never resolves: the task drops the handler.
     pub(super) async fn take_over(&self, takeover: Takeover) -> Response {
-        *self.0.takeover.lock().unwrap_or_else(PoisonError::into_inner) = Some(takeover);
+        *self.0.takeover.lock().unwrap_or_else(PoisonError::into_inner) = Some((takeover, Span::current()));
         std::future::pending().await
     }
 
@@ -104,7 +104,8 @@ impl Exchange {
         refusal.into().into_response()
     }
 
-    pub(super) fn takeover(&self) -> Option<Takeover> {
+    /// What was left, and the span of the request that left it.
+    pub(super) fn takeover(&self) -> Option<(Takeover, Span)> {
         // Bytes of an earlier answer that HTTP still holds would be lost with it.
         if self.0.blocked.load(Ordering::Relaxed) {
             return None;

@@ -74,11 +74,22 @@ impl Frames {
         Ok(Some(message))
     }
 
-    /// How many bytes of the string, up to its end or a backslash, and that one too.
+    /// How many bytes of the string, up to its end and that one too.
     fn skip_string(&mut self, rest: &[u8]) -> usize {
-        let Some(at) = memchr::memchr2(b'"', b'\\', rest) else { return rest.len() };
-        self.place = if rest[at] == b'"' { Place::Structure } else { Place::Escape };
-        at + 1
+        let mut at = 0;
+        while let Some(found) = rest.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+            at += found + 1;
+            if rest[at - 1] == b'"' {
+                self.place = Place::Structure;
+                return at;
+            }
+            if at == rest.len() {
+                self.place = Place::Escape;
+                return at;
+            }
+            at += 1;
+        }
+        rest.len()
     }
 
     /// How many bytes up to a string's start or the value's end, and that one too.
