@@ -28,7 +28,7 @@ trap finish EXIT
 trap 'echo; echo "run: ending gardend, its containers and its containerd"; exit 0' INT TERM
 
 "$top/scripts/busybox-rootfs.sh" "$folder/rootfs"
-# Not GARDEND_*: what the caller's environment configures is for his own server.
+# Another server may be the one that the caller speaks to by default.
 env -u GARDEND_TARGET "$gardend" serve --listen "$listen" --state-dir "$folder/state" --run-dir "$folder/run" \
   --default-rootfs "$folder/rootfs" --log-level "${LOG_LEVEL:-warn}" >"$folder/out" 2>"$folder/log" &
 server=$!
