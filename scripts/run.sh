@@ -16,6 +16,8 @@ if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
 fi
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/gardend-run.XXXXXX")
+# The root of an unprivileged container has to pass through.
+chmod 0711 "$folder"
 server=""
 finish() {
   trap - EXIT
