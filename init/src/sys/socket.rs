@@ -1,5 +1,6 @@
 //! `sendmsg(2)` and `recvmsg(2)` with descriptors beside the bytes.
 
+use super::checked;
 use crate::packet::{Packet, PacketError};
 use crate::wire::{MAX_FDS, MAX_PACKET};
 use std::io;
@@ -123,6 +124,27 @@ fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
         }
     }
     fds
+}
+
+/// The process that connected, as its pid in our pid namespace; 0 for one outside of it.
+/// (rustix keeps it in a type that cannot be 0.)
+///
+/// # Errors
+/// As `getsockopt(2)`.
+pub fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut peer = libc::ucred { pid: -1, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` is ours to be written, and as long as `length` says.
+    checked(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(peer.pid)
 }
 
 /// Two connected ends.
