@@ -52,6 +52,7 @@ pub fn in_world(source: Source, test: impl Fn(&World) + Send + Sync) {
         let before = host_mounts();
         test(&world);
         assert_eq!(before, host_mounts(), "mounts were left ({source:?})");
+        unmount(world.folders.run()).expect("nothing holds the run folder");
     };
     std::thread::scope(|scope| {
         if let Err(panic) = scope.spawn(run).join() {
@@ -71,6 +72,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let folders = Folders::new(folder.path().join("state"), folder.path().join("run"));
+        fs::create_dir(folder.path().join("run")).unwrap();
+        // As /run is.
+        mount_tmpfs(&folder.path().join("run"));
         for name in ["state", "run/places", "blank/newroot", "blank/proc", "blank/dev", "blank/sys"] {
             fs::create_dir_all(folder.path().join(name)).unwrap();
         }
