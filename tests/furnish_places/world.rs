@@ -119,6 +119,11 @@ impl World {
         MountNode::new(self.folders.clone(), options)
     }
 
+    /// For what wants a runtime outside of a future.
+    pub fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
@@ -162,6 +167,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// One that somebody else made.
+    pub fn of(id: SandboxId, pid: u32, pidfd: OwnedFd) -> Self {
+        Self { id, pid, container: ContainerUid::generate(), pidfd }
+    }
+
     /// A path in the container's root, as the host can open it.
     pub fn path(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.pid))
