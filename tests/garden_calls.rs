@@ -202,7 +202,7 @@ async fn names_in_a_path_are_decoded_once() {
     for path in [format!("{base}/properties/%ff"), "/containers/%ff/info".to_owned()] {
         let answer = server.call("GET", &path, "").await;
         assert_eq!(answer.status, 400, "{answer:?}");
-        assert!(answer.message().contains("not UTF-8"), "{answer:?}");
+        assert!(answer.message().contains("UTF-8"), "{answer:?}");
     }
     server.call("DELETE", base, "").await.ok();
     assert_eq!(server.list("").await, [""; 0]);
@@ -263,10 +263,9 @@ async fn a_create_that_cannot_be_is_refused_and_nothing_is_left() {
 
 #[tokio::test]
 async fn a_create_that_fails_names_the_stage_and_one_that_may_be_asked_again_says_so() {
-    let server = Server::start_with(Options { create_deadline: Duration::from_secs(2), ..Options::default() }, |garden| {
-        garden
-    })
-    .await;
+    let server =
+        Server::start_with(Options { create_deadline: Duration::from_secs(2), ..Options::default() }, |garden| garden)
+            .await;
     server.node.fail(Call::Furnish, Fault::Before(NodeErrorKind::Invalid), 100);
     let failed = server.call("POST", "/containers", r#"{"handle":"c"}"#).await;
     assert!(failed.message().contains("furnishing its root file system failed"), "{failed:?}");

@@ -8,7 +8,6 @@ use gardend_controller::Options;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-
 #[tokio::test]
 async fn an_unknown_path_and_a_wrong_method_are_answered_in_gardens_shape() {
     let server = Server::start().await;

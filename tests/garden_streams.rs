@@ -76,7 +76,10 @@ async fn an_error_instead_of_a_stream_has_a_length_and_says_nothing_of_closing_a
     let mut server = server_with_container().await;
     let mut client = server.connect().await;
     let answer = client.call("GET", "/containers/c/processes/none", "").await;
-    assert_eq!((answer.error_type().as_str(), answer.message().as_str()), ("ProcessNotFoundError", "unknown process: none"));
+    assert_eq!(
+        (answer.error_type().as_str(), answer.message().as_str()),
+        ("ProcessNotFoundError", "unknown process: none")
+    );
     assert_eq!((answer.json()["ProcessID"].as_str(), answer.header("connection")), (Some("none"), None));
     assert_eq!(client.rest().await, b"", "and is closed for a client that forgets to");
 
@@ -155,7 +158,9 @@ async fn a_client_of_http_1_0_and_one_that_waits_for_leave_get_their_streams() {
     let mut old = server.connect().await;
     old.send(format!("POST /containers/c/processes HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}")).await;
     let mut polite = server.connect().await;
-    let head = format!("POST /containers/c/processes HTTP/1.1\r\nHost: api\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n");
+    let head = format!(
+        "POST /containers/c/processes HTTP/1.1\r\nHost: api\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+    );
     polite.send(head).await;
     assert_eq!(polite.answer().await.status, 100);
     polite.send(body).await;
