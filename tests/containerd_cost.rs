@@ -164,7 +164,7 @@ async fn kinds_and_runtimes_compared_one_by_one() {
         places.ensure(&first, SandboxKind::Unprivileged).await.unwrap();
         for kind in [SandboxKind::Unprivileged, SandboxKind::Privileged] {
             let (mut made, mut killed, mut removed) = (Vec::new(), Vec::new(), Vec::new());
-            for _ in 0..10 {
+            for _ in 0..20 {
                 let id = SandboxId::generate();
                 let start = Instant::now();
                 places.ensure(&id, kind).await.unwrap();
@@ -187,7 +187,7 @@ async fn kinds_and_runtimes_compared_one_by_one() {
                 at(&killed, 50),
                 at(&removed, 50)
             );
-            assert!(made.len() == 10);
+            assert!(made.len() == 20);
         }
         places.remove(&first).await.unwrap();
         assert_nothing_left(&folders, below.path());
