@@ -211,6 +211,11 @@ impl Place {
         table.lines().map(|line| line.split(' ').nth(4).unwrap().to_owned()).collect()
     }
 
+    /// The file of its mount namespace.
+    pub fn path_of_mounts(&self) -> PathBuf {
+        format!("/proc/{}/ns/mnt", self.pid).into()
+    }
+
     pub fn kill(&self) {
         sys::kill(&self.pidfd);
     }
