@@ -53,7 +53,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         (None, config::Containerd::Managed { .. }) => bail!("no containerd to use"),
     };
     let runtime = runtime(&config)?;
-    refuse_unfit_node(&check::run(&subject(&config, &folders, socket.clone(), runtime.clone())).await)?;
+    refuse_unfit_node(&check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await)?;
 
     let containerd_options = containerd::Options {
         runtime,
@@ -93,16 +93,18 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
 /// What a node must have, looked at with the options of `serve`.
 pub async fn check(config: ServeConfig) -> Result<Report> {
     let folders = Folders::new(&config.state_dir, &config.run_dir);
-    let socket = match &config.containerd {
-        config::Containerd::Socket(socket) => Some(socket.clone()),
-        config::Containerd::Managed { .. } => None,
-    };
     let runtime = runtime(&config)?;
-    let subject = match socket {
-        Some(socket) => subject(&config, &folders, socket, runtime),
-        None => todo_subject(),
+    Ok(check::run(&subject(&config, &folders, None, runtime)).await)
+}
+
+fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, runtime: Runtime) -> Subject {
+    let containerd = match &config.containerd {
+        config::Containerd::Managed { binary } => {
+            containerd::Endpoint::Managed { binary: containerd_program(binary.as_deref()) }
+        }
+        config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };
-    Ok(check::run(&subject).await)
+    Subject { folders: folders.clone(), containerd, socket, runtime }
 }
 
 fn require_root() -> Result<()> {
