@@ -4,17 +4,13 @@
 mod garden_support;
 
 use garden_support::*;
+use gardend_controller::Options;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-async fn server() -> Server {
-    Server::start(Controller {}).await
-}
-use gardend_controller::Controller;
-
 #[tokio::test]
 async fn an_unknown_path_and_a_wrong_method_are_answered_in_gardens_shape() {
-    let server = server().await;
+    let server = Server::start().await;
     for (method, path) in [("GET", "/"), ("GET", "/containers/"), ("PUT", "/x%2Fy?q"), ("GET", "//ping")] {
         let answer = server.call(method, path, "").await;
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
@@ -38,7 +34,7 @@ async fn an_unknown_path_and_a_wrong_method_are_answered_in_gardens_shape() {
 
 #[tokio::test]
 async fn what_is_no_http_request_is_answered_in_gardens_shape_and_closed() {
-    let server = server().await;
+    let server = Server::start().await;
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..],
         b"GET\r\n\r\n",
@@ -60,7 +56,7 @@ async fn what_is_no_http_request_is_answered_in_gardens_shape_and_closed() {
 
 #[tokio::test]
 async fn what_is_no_request_after_a_good_one_is_answered_too() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     assert_eq!(client.call("GET", "/nowhere", "").await.status, 404);
     client.send("nonsense\r\n\r\n").await;
@@ -69,7 +65,7 @@ async fn what_is_no_request_after_a_good_one_is_answered_too() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_answered_in_gardens_shape() {
-    let server = server().await;
+    let server = Server::start().await;
     let path = "x".repeat(70_000);
     let header = "x".repeat(300_000);
     let many = "X-Header: y\r\n".repeat(200);
@@ -89,7 +85,7 @@ async fn a_head_that_is_too_large_is_answered_in_gardens_shape() {
 
 #[tokio::test]
 async fn json_that_cannot_be_understood_names_what_is_wrong() {
-    let server = server().await;
+    let server = Server::start().await;
     for (method, path, body, part) in [
         ("POST", "/containers", "", "body is empty; this call takes a container spec"),
         ("POST", "/containers", "{", "not valid JSON"),
@@ -119,7 +115,7 @@ async fn json_that_cannot_be_understood_names_what_is_wrong() {
 
 #[tokio::test]
 async fn a_huge_json_body_is_refused_by_its_length_alone() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client.send("POST /containers HTTP/1.1\r\nHost: api\r\nContent-Length: 10485761\r\n\r\n{").await;
     let answer = client.answer().await;
@@ -129,7 +125,7 @@ async fn a_huge_json_body_is_refused_by_its_length_alone() {
 
 #[tokio::test]
 async fn an_early_refusal_of_a_large_upload_is_read_as_an_error_and_never_as_a_reset() {
-    let server = server().await;
+    let server = Server::start().await;
     for path in ["/containers", "/nowhere", "/containers/h/properties/k"] {
         for chunked in [false, true] {
             let mut client = server.connect().await;
@@ -161,7 +157,7 @@ async fn an_early_refusal_of_a_large_upload_is_read_as_an_error_and_never_as_a_r
 
 #[tokio::test]
 async fn a_body_that_ends_early_is_an_error() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client.send("POST /containers HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\n{").await;
     use tokio::io::AsyncWriteExt;
@@ -173,7 +169,7 @@ async fn a_body_that_ends_early_is_an_error() {
 
 #[tokio::test]
 async fn a_chunked_body_that_is_malformed_is_an_error() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client.send("POST /containers HTTP/1.1\r\nHost: api\r\nTransfer-Encoding: chunked\r\n\r\nnope\r\n").await;
     assert_eq!(client.answer().await.status, 400);
@@ -181,7 +177,7 @@ async fn a_chunked_body_that_is_malformed_is_an_error() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_leave_to_send_its_body_gets_it() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client
         .send("PUT /containers/h/stop HTTP/1.1\r\nHost: api\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
@@ -193,7 +189,7 @@ async fn a_client_that_waits_for_leave_to_send_its_body_gets_it() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_leave_to_send_too_much_is_refused_without() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client
         .send(
@@ -207,7 +203,7 @@ async fn a_client_that_waits_for_leave_to_send_too_much_is_refused_without() {
 #[tokio::test]
 async fn a_head_that_trickles_in_is_cut_off() {
     tokio::time::pause();
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client.send("GET /ping HTTP/1.1\r\nX-Slow: ").await;
     let answer = client.answer().await;
@@ -218,7 +214,7 @@ async fn a_head_that_trickles_in_is_cut_off() {
 #[tokio::test]
 async fn a_body_that_stops_coming_is_cut_off() {
     tokio::time::pause();
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client.send("POST /containers HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\n{").await;
     let answer = client.answer().await;
@@ -229,14 +225,14 @@ async fn a_body_that_stops_coming_is_cut_off() {
 #[tokio::test]
 async fn a_connection_that_says_nothing_is_closed_without_a_word() {
     tokio::time::pause();
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     assert_eq!(client.rest().await, b"");
 }
 
 #[tokio::test]
 async fn requests_can_follow_each_other_and_come_at_once() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     for _ in 0..3 {
         let answer = client.call("GET", "/nowhere", "").await;
@@ -250,7 +246,7 @@ async fn requests_can_follow_each_other_and_come_at_once() {
 
 #[tokio::test]
 async fn an_http_1_0_client_gets_its_answer_and_the_end() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client.send("GET /nowhere HTTP/1.0\r\n\r\n").await;
     let answer = client.answer().await;
@@ -261,7 +257,7 @@ async fn an_http_1_0_client_gets_its_answer_and_the_end() {
 #[tokio::test]
 async fn a_client_that_closes_its_side_still_gets_its_answer() {
     use tokio::io::AsyncWriteExt;
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     client.request("GET", "/nowhere", "").await;
     client.stream.shutdown().await.unwrap();
@@ -271,7 +267,7 @@ async fn a_client_that_closes_its_side_still_gets_its_answer() {
 
 #[tokio::test]
 async fn a_refused_takeover_says_nothing_of_closing_and_closes_shortly_after() {
-    let server = server().await;
+    let server = Server::start().await;
     let mut client = server.connect().await;
     let answer = client.call("POST", "/containers/h/processes", "{}").await;
     assert_eq!(answer.status, 500);
@@ -283,8 +279,7 @@ async fn a_refused_takeover_says_nothing_of_closing_and_closes_shortly_after() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_so() {
-    let garden = gardend::garden::Garden::new(Controller {}, FixedFacts).with_max_connections(2);
-    let server = Server::start_with(garden).await;
+    let server = Server::start_with(Options::default(), |garden| garden.with_max_connections(2)).await;
     let mut first = server.connect().await;
     let mut second = server.connect().await;
     for client in [&mut first, &mut second] {
@@ -305,7 +300,7 @@ async fn connections_beyond_the_limit_are_told_so() {
 
 #[tokio::test]
 async fn a_server_that_is_told_to_stop_refuses_new_connections_ends_idle_ones_and_returns() {
-    let mut server = server().await;
+    let mut server = Server::start().await;
     let mut fresh = server.connect().await;
     let mut idle = server.connect().await;
     assert_eq!(idle.call("GET", "/nowhere", "").await.status, 404);

@@ -3,7 +3,6 @@
 use super::answer::Refusal;
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
-use percent_encoding::percent_decode_str;
 
 /// The parameters of a route, each percent-decoded once after the route was found on the path as
 /// it was sent: a `/` that is encoded stays within its name.
@@ -23,17 +22,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Names {
             .await
             .map_err(|error| Refusal::bad_request(format!("the path cannot be understood: {error}")))?;
         let mut names = Self::default();
-        for (name, encoded) in &params {
-            let value = percent_decode_str(encoded).decode_utf8().map_err(|_| {
-                Refusal::bad_request(format!("the {name} in the path is not UTF-8 once percent-decoded"))
-            })?;
+        // Decoded by now; where one is not UTF-8 the above has said so.
+        for (name, value) in &params {
             let place = match name {
                 "handle" => &mut names.handle,
                 "process" => &mut names.process,
                 "stream" => &mut names.stream,
                 _ => &mut names.key,
             };
-            *place = value.into_owned();
+            value.clone_into(place);
         }
         Ok(names)
     }

@@ -70,7 +70,7 @@ impl Host {
         let folder = folder.join("host");
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, Permissions::from_mode(0o711)).unwrap();
-        let (root, state, socket) = (folder.join("root"), folder.join("state"), folder.join("c.sock"));
+        let (root, state, socket) = (folder.join("root"), &folder, folder.join("containerd.sock"));
         let config = format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.runtime\", \"io.containerd.cri.v1.images\", \"io.containerd.nri.v1.nri\"]\n\
@@ -85,7 +85,7 @@ impl Host {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("c.sock")
+        self.folder.join("containerd.sock")
     }
 
     pub fn pid(&self) -> u32 {
@@ -173,7 +173,7 @@ impl Census {
         for entry in entries(&folders.run().join("runtime/gardend")) {
             count("runtime state", entry.display().to_string());
         }
-        for state in [below.join("host/state"), folders.run().join("containerd")] {
+        for state in [below.join("host"), folders.run().join("containerd")] {
             for entry in entries(&state.join("io.containerd.runtime.v2.task/gardend")) {
                 count("bundle", entry.display().to_string());
             }
@@ -214,11 +214,18 @@ impl Drop for Cleanup {
     fn drop(&mut self) {
         let Ok(owner) = OwnerMark::of(self.folders.state(), self.folders.run()) else { return };
         let mark = format!("/gardend/{owner}/");
-        for (pid, command, cgroup) in processes() {
-            let shim = command.contains("containerd-shim") && command.contains(self.below.to_str().unwrap());
-            if shim || cgroup.contains(&mark) {
-                kill(pid);
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut left = processes();
+            left.retain(|(_, command, cgroup)| {
+                let shim = command.contains("containerd-shim") && command.contains(self.below.to_str().unwrap());
+                shim || cgroup.contains(&mark)
+            });
+            if left.is_empty() || Instant::now() > end {
+                break;
             }
+            left.iter().for_each(|(pid, _, _)| kill(*pid));
+            std::thread::sleep(Duration::from_millis(20));
         }
         for hierarchy in gardend::node::containerd::hierarchies().unwrap_or_default() {
             let parent = hierarchy.join("gardend").join(owner.as_str());

@@ -69,7 +69,8 @@ fn containers_share_a_copy_and_change_only_their_own_layer() {
         assert!(!one.read("/proc/1/mountinfo").contains("state"), "{}", one.read("/proc/1/mountinfo"));
         let mut listed = world.block_on(node.list()).unwrap();
         let mut expected = vec![one.container.clone(), two.container.clone(), three.container.clone()];
-        (listed.sort(), expected.sort());
+        listed.sort();
+        expected.sort();
         assert_eq!(listed, expected);
         for place in [&one, &two, &three] {
             place.kill();

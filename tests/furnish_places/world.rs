@@ -52,6 +52,7 @@ pub fn in_world(source: Source, test: impl Fn(&World) + Send + Sync) {
         let before = host_mounts();
         test(&world);
         assert_eq!(before, host_mounts(), "mounts were left ({source:?})");
+        unmount(world.folders.run()).expect("nothing holds the run folder");
     };
     std::thread::scope(|scope| {
         if let Err(panic) = scope.spawn(run).join() {
@@ -71,6 +72,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let folders = Folders::new(folder.path().join("state"), folder.path().join("run"));
+        fs::create_dir(folder.path().join("run")).unwrap();
+        // As /run is.
+        mount_tmpfs(&folder.path().join("run"));
         for name in ["state", "run/places", "blank/newroot", "blank/proc", "blank/dev", "blank/sys"] {
             fs::create_dir_all(folder.path().join(name)).unwrap();
         }
@@ -113,6 +117,11 @@ impl World {
 
     pub fn node_with(&self, options: Options) -> Result<MountNode, NodeError> {
         MountNode::new(self.folders.clone(), options)
+    }
+
+    /// For what wants a runtime outside of a future.
+    pub fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.runtime.enter()
     }
 
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
@@ -158,6 +167,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// One that somebody else made.
+    pub fn of(id: SandboxId, pid: u32, pidfd: OwnedFd) -> Self {
+        Self { id, pid, container: ContainerUid::generate(), pidfd }
+    }
+
     /// A path in the container's root, as the host can open it.
     pub fn path(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.pid))

@@ -1,9 +1,11 @@
-//! A server over real TCP, and a client that says exactly the bytes that it is told to.
+//! A server over real TCP, on a controller whose node is in memory, and a client that says exactly
+//! the bytes that it is told to.
 
 #![allow(dead_code)] // Each test binary uses its part.
 
 use gardend::garden::{FactSource, Facts, Garden, serve};
-use gardend_controller::Controller;
+use gardend_controller::fake::FakeNode;
+use gardend_controller::{Controller, Ledger, Options};
 use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
@@ -26,26 +28,36 @@ impl FactSource for FixedFacts {
     }
 }
 
+/// A controller on an empty node in memory.
+pub async fn controller(options: Options) -> (Controller, FakeNode) {
+    let node = FakeNode::new();
+    let controller = Controller::start(options, Ledger::in_memory(), node.node(), "one boot").await.unwrap();
+    (controller, node)
+}
+
 /// A running front end. Stops when dropped.
 pub struct Server {
     pub address: SocketAddr,
+    pub node: FakeNode,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    pub async fn start(controller: Controller) -> Self {
-        Self::start_with(Garden::new(controller, FixedFacts)).await
+    pub async fn start() -> Self {
+        Self::start_with(Options::default(), |garden| garden).await
     }
 
-    pub async fn start_with(garden: Garden) -> Self {
+    pub async fn start_with(options: Options, adjust: impl FnOnce(Garden) -> Garden) -> Self {
+        let (controller, node) = controller(options).await;
+        let garden = adjust(Garden::new(controller, FixedFacts));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(serve(listener, garden, async {
             let _ = stopped.await;
         }));
-        Self { address, stop: Some(stop), task }
+        Self { address, node, stop: Some(stop), task }
     }
 
     pub async fn connect(&self) -> Client {
@@ -61,6 +73,45 @@ impl Server {
         client.answer().await
     }
 
+    /// A container with this handle.
+    pub async fn create(&self, handle: &str) {
+        self.call("POST", "/containers", &format!(r#"{{"handle":"{handle}"}}"#)).await.ok();
+    }
+
+    /// Handles, with these filters.
+    pub async fn list(&self, query: &str) -> Vec<String> {
+        let listed = self.call("GET", &format!("/containers{query}"), "").await.ok();
+        listed["Handles"].as_array().unwrap().iter().map(|handle| handle.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Starts a process on a connection of its own; with its first message.
+    pub async fn run(&self, handle: &str, spec: &str) -> (Client, Started) {
+        let mut client = self.connect().await;
+        client.request("POST", &format!("/containers/{handle}/processes"), spec).await;
+        assert_eq!(client.head().await, CREATED);
+        let started = client.started().await;
+        (client, started)
+    }
+
+    /// Attaches to a process on a connection of its own.
+    pub async fn attach(&self, handle: &str, process: &str) -> (Client, Started) {
+        let mut client = self.connect().await;
+        client.request("GET", &format!("/containers/{handle}/processes/{process}"), "").await;
+        assert_eq!(client.head().await, OK);
+        let started = client.started().await;
+        (client, started)
+    }
+
+    /// Asks for one output; the connection stands behind the head.
+    pub async fn output(&self, handle: &str, started: &Started, which: &str) -> Client {
+        let mut client = self.connect().await;
+        let Started { process, stream } = started;
+        let path = format!("/containers/{handle}/processes/{process}/attaches/{stream}/{which}");
+        client.request("GET", &path, "").await;
+        assert_eq!(client.head().await, OK);
+        client
+    }
+
     pub fn tell_to_stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }
@@ -69,6 +120,18 @@ impl Server {
     pub async fn stopped(self) {
         timeout(PATIENCE, self.task).await.expect("the server stops").unwrap();
     }
+}
+
+/// What stands before a process's messages, to the byte.
+pub const CREATED: &str =
+    "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// The first message of a process's connection.
+#[derive(Debug)]
+pub struct Started {
+    pub process: String,
+    pub stream: String,
 }
 
 pub struct Client {
@@ -151,6 +214,25 @@ impl Client {
         }
     }
 
+    pub async fn head(&mut self) -> String {
+        String::from_utf8(self.until(b"\r\n\r\n").await).unwrap()
+    }
+
+    pub async fn started(&mut self) -> Started {
+        let message = self.json_line().await;
+        assert_eq!(message.as_object().unwrap().len(), 2, "{message}");
+        let text = |field: &str| message[field].as_str().unwrap().to_owned();
+        Started { process: text("process_id"), stream: text("stream_id") }
+    }
+
+    /// The exit status in the last message, after which nothing may come but a FIN.
+    pub async fn exit_status(&mut self, process: &str) -> i64 {
+        let message = self.json_line().await;
+        assert_eq!(message["process_id"], process, "{message}");
+        assert_eq!(self.rest().await, b"");
+        message["exit_status"].as_i64().unwrap_or_else(|| panic!("{message}"))
+    }
+
     pub async fn line(&mut self) -> String {
         String::from_utf8(self.until(b"\n").await).unwrap()
     }
@@ -165,9 +247,15 @@ impl Client {
         std::mem::take(&mut self.read)
     }
 
+    /// Waits until the server has closed, be it by a reset, whatever it said before.
+    pub async fn ended(&mut self) {
+        let ended = async { while matches!(self.stream.read_buf(&mut self.read).await, Ok(read) if read > 0) {} };
+        timeout(PATIENCE, ended).await.expect("the server closes");
+    }
+
     /// One whole answer with a Content-Length.
     pub async fn answer(&mut self) -> Answer {
-        let head = String::from_utf8(self.until(b"\r\n\r\n").await).unwrap();
+        let head = self.head().await;
         let mut lines = head.trim_end().split("\r\n");
         let line = lines.next().unwrap().to_owned();
         let headers: Vec<(String, String)> = lines
@@ -198,4 +286,14 @@ pub fn request(method: &str, path: &str, body: &str) -> String {
     format!(
         "{method} {path} HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
+}
+
+/// Waits until something that another task does is done.
+pub async fn eventually(mut done: impl AsyncFnMut() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("it happens in the end");
 }
