@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -14,6 +15,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
+
+	"github.com/gardend/gardend/tests/go/harness"
 )
 
 // floor is what nobody who uses containerd and an OCI runtime can go below: a container made and started, a process
@@ -22,11 +25,13 @@ type floor struct {
 	client  *containerd.Client
 	root    string
 	runtime string
+	cgroup  string
 	next    int
 }
 
-func newFloor(socket, root string) (*floor, error) {
-	client, err := containerd.New(socket)
+// newFloor measures on the containerd of a gardend, in a namespace of its own; its cgroups go when the gardend's do.
+func newFloor(on *harness.Server, root string) (*floor, error) {
+	client, err := containerd.New(filepath.Join(on.RunDir(), "containerd", "containerd.sock"))
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +39,7 @@ func newFloor(socket, root string) (*floor, error) {
 	if runtime == "" {
 		runtime = "runc"
 	}
-	return &floor{client: client, root: root, runtime: runtime}, nil
+	return &floor{client: client, root: root, runtime: runtime, cgroup: "/gardend/" + on.Owner()}, nil
 }
 
 func (f *floor) close() { _ = f.client.Close() }
@@ -48,7 +53,8 @@ func (f *floor) life(ctx context.Context, record func(string, time.Duration)) er
 	begin := time.Now()
 	container, err := f.client.NewContainer(ctx, id,
 		containerd.WithRuntime("io.containerd.runc.v2", &options.Options{BinaryName: f.runtime}),
-		containerd.WithNewSpec(oci.WithRootFSPath(f.root), oci.WithProcessArgs("/bin/sleep", "1000"), oldSpec),
+		containerd.WithNewSpec(oci.WithRootFSPath(f.root), oci.WithProcessArgs("/bin/sleep", "1000"),
+			oci.WithCgroup(f.cgroup+"/"+id), oldSpec),
 	)
 	if err != nil {
 		return err

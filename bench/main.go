@@ -76,7 +76,7 @@ func run(rounds, live int) (missed bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, warm.server.TearDown()) }()
-	floor, err := newFloor(filepath.Join(cold.server.RunDir(), "containerd", "containerd.sock"), rootfs.Folder())
+	floor, err := newFloor(cold.server, rootfs.Folder())
 	if err != nil {
 		return false, err
 	}

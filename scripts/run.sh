@@ -16,6 +16,8 @@ if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
 fi
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/gardend-run.XXXXXX")
+# The root of an unprivileged container has to pass through.
+chmod 0711 "$folder"
 server=""
 finish() {
   trap - EXIT
@@ -28,7 +30,7 @@ trap finish EXIT
 trap 'echo; echo "run: ending gardend, its containers and its containerd"; exit 0' INT TERM
 
 "$top/scripts/busybox-rootfs.sh" "$folder/rootfs"
-# Not GARDEND_*: what the caller's environment configures is for his own server.
+# Another server may be the one that the caller speaks to by default.
 env -u GARDEND_TARGET "$gardend" serve --listen "$listen" --state-dir "$folder/state" --run-dir "$folder/run" \
   --default-rootfs "$folder/rootfs" --log-level "${LOG_LEVEL:-warn}" >"$folder/out" 2>"$folder/log" &
 server=$!

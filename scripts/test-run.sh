@@ -5,6 +5,7 @@ set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/gt.XXXXXX")
+chmod 0711 "$scratch"
 trap 'rm -rf "$scratch"' EXIT
 port=$((20000 + RANDOM % 20000))
 fail() { echo "test-run: $*; make run said:" >&2; cat "$scratch/out" >&2; exit 1; }

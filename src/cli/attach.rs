@@ -3,7 +3,7 @@
 use super::Context;
 use super::outcome::Failure;
 use super::run::SessionFlags;
-use super::session::{self, OnBrokenPipe, StdinMode};
+use super::session::{self, OnBrokenPipe, Opening, StdinMode};
 use super::terminal;
 use clap::Args;
 use std::process::ExitCode;
@@ -45,7 +45,8 @@ pub(super) async fn attach(context: &Context, args: AttachArgs) -> Result<ExitCo
     let sends = !args.no_stdin && (args.interactive || terminal);
     let stdin = if sends { StdinMode::Send } else { StdinMode::Leave };
     let options = args.session.options(stdin, args.tty, OnBrokenPipe::Leave);
-    let process = context.client.attach(&args.handle, &args.process, options.outputs()).await?;
-    let left = session::attend(&context.client, &args.handle, process, options).await?;
+    let mut opening = Opening::begin(&options)?;
+    let process = opening.wait(context.client.attach(&args.handle, &args.process, options.outputs())).await??;
+    let left = session::attend(&context.client, &args.handle, process, opening, options).await?;
     Ok(left.conclude(&args.handle, &args.process).into())
 }

@@ -5,7 +5,6 @@ use super::local::{Stdin, Text};
 use super::session::StdinMode;
 use super::signals::TerminalChanges;
 use super::terminal::{self, DetachKeys, Raw, Typed};
-use std::future::pending;
 
 /// What has gone to the process's stdin so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +76,6 @@ impl Feed<'_> {
 
 /// Tells the process's terminal every size that this one takes, the present one first.
 pub(super) async fn follow_size(changes: &mut TerminalChanges, input: &ProcessInput, raw: Option<&Raw>) {
-    let Some(raw) = raw else { return pending().await };
     let mut told = None;
     loop {
         let size = terminal::size();
@@ -87,6 +85,8 @@ pub(super) async fn follow_size(changes: &mut TerminalChanges, input: &ProcessIn
             let _ = input.resize(size).await;
         }
         changes.next().await;
-        raw.again();
+        if let Some(raw) = raw {
+            raw.again();
+        }
     }
 }

@@ -89,9 +89,9 @@ pub enum ClientCommand {
     /// Ask whether the server is well
     Ping(ping::PingArgs),
     /// Create a container and print its handle
-    Create(create::CreateArgs),
+    Create(Box<create::CreateArgs>),
     /// Run a process in a container; exits as it does
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Open a shell in a container: its bash, or else its sh
     Shell(shell::ShellArgs),
     /// Attach to a process; exits as it does
@@ -158,8 +158,8 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
     let context = Context { client: Client::new(globals.target), ui: Ui::new() };
     let result = match command {
         ClientCommand::Ping(args) => ping::ping(&context, args).await,
-        ClientCommand::Create(args) => create::create(&context, args).await,
-        ClientCommand::Run(args) => run::run(&context, args).await.map_err(Failure::of_a_process),
+        ClientCommand::Create(args) => create::create(&context, *args).await,
+        ClientCommand::Run(args) => run::run(&context, *args).await.map_err(Failure::of_a_process),
         ClientCommand::Shell(args) => shell::shell(&context, args).await.map_err(Failure::of_a_process),
         ClientCommand::Attach(args) => attach::attach(&context, args).await.map_err(Failure::of_a_process),
         ClientCommand::Ps(args) => ps::ps(&context, args).await,

@@ -5,7 +5,7 @@ use super::client::{ClientError, Outputs, Process, ProcessSpec, TtySpec};
 use super::flags::{ContainerFlags, Json, ProcessFlags, RlimitFlags};
 use super::outcome::Failure;
 use super::output::note;
-use super::session::{self, Left, OnBrokenPipe, OnSignal, SessionOptions, StdinMode};
+use super::session::{self, Left, OnBrokenPipe, OnSignal, Opening, SessionOptions, StdinMode};
 use super::terminal::{self, DetachKeys};
 use clap::{ArgAction, Args};
 use serde::Serialize;
@@ -39,6 +39,13 @@ pub struct RunArgs {
     #[arg(long)]
     rm: bool,
 
+    /// The container, the program, and its arguments, which may begin with a dash
+    #[arg(trailing_var_arg = true, required = true, value_name = "HANDLE PROGRAM ARGS")]
+    words: Vec<String>,
+
+    #[command(flatten)]
+    json: Json,
+
     /// What to call the process [default: the server chooses]
     #[arg(long, value_name = "ID", help_heading = "Process")]
     id: Option<String>,
@@ -54,14 +61,6 @@ pub struct RunArgs {
 
     #[command(flatten)]
     session: SessionFlags,
-
-    /// With --detach: print JSON
-    #[command(flatten)]
-    json: Json,
-
-    /// The container, the program, and its arguments, which may begin with a dash
-    #[arg(trailing_var_arg = true, required = true, value_name = "WORDS")]
-    words: Vec<String>,
 }
 
 /// How a session behaves.
@@ -158,9 +157,10 @@ async fn attended(
         (false, false) => StdinMode::End,
     };
     let options = args.session.options(stdin, args.tty, OnBrokenPipe::Terminate);
-    let process: Process = context.client.run(handle, spec, options.outputs()).await?;
+    let mut opening = Opening::begin(&options)?;
+    let process: Process = opening.wait(context.client.run(handle, spec, options.outputs())).await??;
     let id = process.id.clone();
-    let left = session::attend(&context.client, handle, process, options).await?;
+    let left = session::attend(&context.client, handle, process, opening, options).await?;
     Ok((left, id))
 }
 

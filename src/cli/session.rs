@@ -9,7 +9,7 @@
 //! the server sent is written before the exit status is answered; a signal is never queued
 //! behind stdin that the process does not read.
 
-use super::client::{Client, ClientError, GardenErrorKind, Output, Outputs, Process};
+use super::client::{Client, ClientError, GardenErrorKind, Output, Outputs, Process, io_reason};
 use super::feed::{Fed, Feed, Sent, follow_size};
 use super::local::{Stdin, Stream, Text, Writer};
 use super::outcome::{Failure, Status};
@@ -103,6 +103,47 @@ impl Left {
     }
 }
 
+/// The time before a session: signals are held for the process that is about to be there, so
+/// that none is left running behind the back of whoever pressed Ctrl-C.
+pub(super) struct Opening {
+    endings: Endings,
+    on_signal: OnSignal,
+    /// Held.
+    first: Option<Ending>,
+}
+
+impl Opening {
+    pub(super) fn begin(options: &SessionOptions) -> Result<Self, Failure> {
+        let endings = Endings::listen().map_err(|error| local_failure(&error))?;
+        Ok(Self { endings, on_signal: options.on_signal, first: None })
+    }
+
+    /// Waits for the process.
+    ///
+    /// # Errors
+    /// A second signal came first, or one that is not to be passed on.
+    pub(super) async fn wait<T>(&mut self, process: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::pin!(process);
+        loop {
+            // The same future all along, and a receiver: nothing is lost.
+            tokio::select! {
+                process = &mut process => return Ok(process),
+                ending = self.endings.next() => {
+                    if self.first.is_some() || self.on_signal == OnSignal::Leave {
+                        return Err(Failure::Told(Status::Signal(ending.0)));
+                    }
+                    note("waiting for the process to start, to end it; once more leaves at once");
+                    self.first = Some(ending);
+                }
+            }
+        }
+    }
+}
+
+fn local_failure(error: &io::Error) -> Failure {
+    Failure::Words(format!("cannot use this terminal: {}", io_reason(error)))
+}
+
 /// Joins a process and this terminal.
 ///
 /// # Errors
@@ -112,22 +153,25 @@ pub(super) async fn attend(
     client: &Client,
     handle: &str,
     process: Process,
+    opening: Opening,
     options: SessionOptions,
 ) -> Result<Left, Failure> {
-    let local = |error: io::Error| Failure::Words(format!("cannot use this terminal: {error}"));
+    let local = |error: io::Error| local_failure(&error);
+    let takes_keyboard = options.tty && options.stdin == StdinMode::Send && terminal::stdin_is_terminal();
     let mut session = Session {
         client,
         handle,
         process: process.id.clone(),
-        raw: if options.tty && terminal::stdin_is_terminal() { Some(Raw::enter().map_err(local)?) } else { None },
+        raw: if takes_keyboard { Some(Raw::enter().map_err(local)?) } else { None },
         stdin: if options.stdin == StdinMode::Send { Some(Stdin::open().map_err(local)?) } else { None },
         stdout: Writer::open(Stream::Stdout).map_err(local)?,
         stderr: Writer::open(Stream::Stderr).map_err(local)?,
-        endings: Endings::listen().map_err(local)?,
+        endings: opening.endings,
+        pending: opening.first,
         changes: TerminalChanges::listen().map_err(local)?,
         text: Text::default(),
         sent: Sent::default(),
-        asked: 0,
+        asked: opening.first.map_or(0, |_| 1),
         deadline: None,
         options,
     };
@@ -165,6 +209,8 @@ struct Session<'a> {
     changes: TerminalChanges,
     text: Text,
     sent: Sent,
+    /// Came before the session.
+    pending: Option<Ending>,
     /// How often this client was asked to end.
     asked: u32,
     /// When a process whose terminal went away is killed and left.
@@ -236,16 +282,32 @@ impl Session<'_> {
             sent: &mut self.sent,
         };
         let feed = feed.run(&input);
-        let sizes = follow_size(&mut self.changes, &input, self.raw.as_ref());
+        let sizes = async {
+            if tty {
+                follow_size(&mut self.changes, &input, self.raw.as_ref()).await;
+            } else {
+                pending().await
+            }
+        };
         tokio::pin!(flow, feed, sizes);
 
         let (mut exit, mut flowed, mut fed) = (None, false, false);
+        let mut step = self.pending.take().map(|ending| on_ending(ending, self.asked, on_signal, tty));
         loop {
             if flowed && let Some(exit) = exit {
                 return Ok(match exit {
                     Ok(status) => Held::Left(Left::Exited(status)),
                     Err(error) => Held::Lost(error),
                 });
+            }
+            match step.take() {
+                None => {}
+                Some(Step::Signal(signal)) => remote.signal_beside(signal),
+                Some(Step::HangUp) => {
+                    remote.signal_beside(Signal::Terminate);
+                    self.deadline.get_or_insert(Instant::now() + HANGUP_GRACE);
+                }
+                Some(Step::Leave(signal)) => return Ok(Held::Left(Left::Signalled(signal))),
             }
             let deadline = self.deadline;
             let hangup_over = async {
@@ -254,7 +316,6 @@ impl Session<'_> {
                     None => pending().await,
                 }
             };
-            let mut step = None;
             tokio::select! {
                 // Cancel-safe by its own word: a message that was read in part is kept.
                 ended = outcome.wait(), if exit.is_none() => exit = match ended {
@@ -294,15 +355,6 @@ impl Session<'_> {
                     remote.signal(Signal::Kill).await;
                     return Ok(Held::Left(Left::Signalled(libc::SIGHUP)));
                 }
-            }
-            match step {
-                None => {}
-                Some(Step::Signal(signal)) => remote.signal_beside(signal),
-                Some(Step::HangUp) => {
-                    remote.signal_beside(Signal::Terminate);
-                    self.deadline.get_or_insert(Instant::now() + HANGUP_GRACE);
-                }
-                Some(Step::Leave(signal)) => return Ok(Held::Left(Left::Signalled(signal))),
             }
         }
     }

@@ -6,7 +6,7 @@ use super::flags::ProcessFlags;
 use super::outcome::{Failure, Status};
 use super::output::report_error;
 use super::run::{SessionFlags, environment};
-use super::session::{self, OnBrokenPipe, StdinMode};
+use super::session::{self, OnBrokenPipe, Opening, StdinMode};
 use super::terminal;
 use clap::Args;
 use std::process::ExitCode;
@@ -40,7 +40,9 @@ pub(super) async fn shell(context: &Context, args: ShellArgs) -> Result<ExitCode
         tty: tty.then(|| TtySpec { window_size: terminal::size() }),
         ..ProcessSpec::default()
     };
-    let Some(process) = first_shell(context, &args.handle, &mut spec, options.outputs()).await? else {
+    let mut opening = Opening::begin(&options)?;
+    let shell = opening.wait(first_shell(context, &args.handle, &mut spec, options.outputs())).await??;
+    let Some(process) = shell else {
         let handle = &args.handle;
         report_error(&format!(
             "'{handle}' has neither bash nor sh; `gardend run -it {handle} PROGRAM` runs a program that it has"
@@ -48,7 +50,7 @@ pub(super) async fn shell(context: &Context, args: ShellArgs) -> Result<ExitCode
         return Err(Failure::Told(Status::NotFound));
     };
     let id = process.id.clone();
-    let left = session::attend(&context.client, &args.handle, process, options).await?;
+    let left = session::attend(&context.client, &args.handle, process, opening, options).await?;
     Ok(left.conclude(&args.handle, &id).into())
 }
 

@@ -10,7 +10,7 @@ mod socket;
 pub use process::{
     ExecImage, Reaped, close_all_but, fork, is_childless, limit, reap, set_file_owner, set_limit, trim_memory,
 };
-pub use signal::{ChildSignals, Target, kill, restore_signals, take_signals};
+pub use signal::{ChildSignals, MAX_SIGNAL, Target, kill, restore_signals, take_signals};
 pub use socket::{peer_pid, recv, send};
 
 #[cfg(test)]

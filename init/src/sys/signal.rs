@@ -6,6 +6,11 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+/// The highest signal number.
+pub const MAX_SIGNAL: i32 = 64;
+/// How large the kernel has a set of signals.
+const SIGNAL_SET_BYTES: usize = 8;
+
 /// Whom [`kill`] signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -61,14 +66,18 @@ impl AsFd for ChildSignals {
 /// # Errors
 /// As `signalfd(2)`.
 pub fn take_signals() -> io::Result<ChildSignals> {
-    // SAFETY: the sets are ours, initialised by sigfillset and sigemptyset before they are used;
-    // SIG_DFL is a valid disposition for every signal (the kernel refuses KILL and STOP).
+    // SAFETY: the sets are ours, initialised by sigfillset and sigemptyset before they are used.
+    // `default` is as large as the kernel's sigaction on every 64-bit machine, and is only read;
+    // the default is a valid disposition for every signal (for KILL and STOP the kernel refuses).
     unsafe {
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigfillset(all.as_mut_ptr());
         checked(libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut()))?;
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        // By the kernel's own call: the C library keeps two signals to itself, and whoever started
+        // us may have ignored them. All zeroes is SIG_DFL without flags, at the kernel's size.
+        let default = [0_u64; 4];
+        for signal in 1..=MAX_SIGNAL {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, ptr::null::<u8>(), SIGNAL_SET_BYTES);
         }
         let mut child = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(child.as_mut_ptr());

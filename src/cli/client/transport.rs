@@ -83,9 +83,9 @@ pub(super) async fn call(target: &Target, request: Request) -> Result<Bytes, Cli
 
 async fn exchange(target: &Target, request: Request, what: &str) -> Result<Bytes, ClientError> {
     let stream = dial(target).await?;
-    let lost = |error: hyper::Error| hyper_error(target, what, error);
+    let lost = |error: hyper::Error| hyper_error(target, what, &error);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-    let connection = AbortOnDrop(tokio::spawn(connection));
+    let mut connection = AbortOnDrop(tokio::spawn(connection));
     let mut head = http::Request::builder()
         .method(request.method)
         .uri(format!("{}{}", request.path, request.query))
@@ -97,7 +97,15 @@ async fn exchange(target: &Target, request: Request, what: &str) -> Result<Bytes
     let request = head
         .body(Full::new(request.body.unwrap_or_default()))
         .map_err(|error| ClientError::protocol(target, what, format!("the request cannot be made: {error}")))?;
-    let answer = sender.send_request(request).await.map_err(lost)?;
+    let answer = match sender.send_request(request).await {
+        Ok(answer) => answer,
+        // The connection's own end says more than that the request was not sent any more.
+        Err(error) if error.is_canceled() => match (&mut connection.0).await {
+            Ok(Err(reason)) => return Err(lost(reason)),
+            _ => return Err(lost(error)),
+        },
+        Err(error) => return Err(lost(error)),
+    };
     let status = answer.status();
     let body = Limited::new(answer.into_body(), MAX_BODY)
         .collect()
@@ -122,16 +130,16 @@ fn refusal(target: &Target, what: &str, status: StatusCode, body: &[u8]) -> Clie
     }
 }
 
-fn hyper_error(target: &Target, what: &str, error: hyper::Error) -> ClientError {
-    if error.is_parse() {
-        return ClientError::protocol(target, what, format!("{error}"));
+fn hyper_error(target: &Target, what: &str, error: &hyper::Error) -> ClientError {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    if let Some(source) = source {
+        let source = source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
+        return ClientError::lost(target, what, source);
     }
-    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
-    let source = match source {
-        Some(source) => source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
-        None => io::Error::other("closed before the answer was complete"),
-    };
-    ClientError::lost(target, what, source)
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return ClientError::lost(target, what, io::Error::other("closed before the answer was complete"));
+    }
+    ClientError::protocol(target, what, error.to_string())
 }
 
 /// Sends a request whose connection is to be taken over; answers what follows the head.

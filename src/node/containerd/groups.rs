@@ -16,7 +16,9 @@
 //! ```
 //!
 //! [`Table`] decides and is pure; [`Groups`] waits, with a deadline, until the decision is to go.
-//! After a restart the table is rebuilt from the containers' labels, before the first join.
+//! A group is called after the place that founded it, which is also what its shim has on its
+//! command line. After a restart the table is rebuilt, before the first join, from what stands in
+//! the places' folders and labels.
 
 use gardend_controller::record::SandboxId;
 use std::collections::BTreeMap;
@@ -24,9 +26,26 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// What stands in the annotation. Never used again once its last place is gone.
+/// What stands in the annotation: the founder's id. Never used again once its last place is gone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct GroupId(pub String);
+pub(super) struct GroupId(SandboxId);
+
+impl GroupId {
+    /// One that was written down before.
+    pub fn parse(text: &str) -> Option<Self> {
+        SandboxId::parse(text).map(Self)
+    }
+
+    /// As text: for the annotation, the label and the folder.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The place for which the shim was started.
+    pub fn founder(&self) -> &str {
+        self.0.as_str()
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Member {
@@ -69,6 +88,15 @@ enum Leave {
     Wait,
 }
 
+/// What a place that is deleted leaves behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// Others, or nothing at all.
+    Gone,
+    /// A group without anybody else. The place is still in it, and nobody joins it.
+    Last(GroupId),
+}
+
 /// The groups, and who is in them.
 #[derive(Debug)]
 struct Table {
@@ -82,7 +110,7 @@ impl Table {
         Self { limit: limit.max(1), groups: BTreeMap::new(), of: BTreeMap::new() }
     }
 
-    fn join(&mut self, id: &SandboxId, fresh: impl FnOnce() -> GroupId) -> Join {
+    fn join(&mut self, id: &SandboxId) -> Join {
         let limit = self.limit;
         let has_room = |group: &Group| !group.shunned && group.members.len() < limit;
         let joinable = |group: &Group| has_room(group) && group.count(Member::Staying) > 0;
@@ -92,7 +120,9 @@ impl Table {
         let found = match fullest {
             Some((found, _)) => found.clone(),
             None if self.groups.values().any(being_founded) => return Join::Wait,
-            None => fresh(),
+            // An id that was used before may have founded a group that is still there.
+            None if self.groups.contains_key(&GroupId(id.clone())) => GroupId(SandboxId::generate()),
+            None => GroupId(id.clone()),
         };
         self.put(id, found.clone(), Member::Joining);
         Join::Of(found)
@@ -111,7 +141,24 @@ impl Table {
         if group.count(Member::Joining) > 0 && group.count(Member::Staying) == 0 { Leave::Wait } else { Leave::Go }
     }
 
-    fn left(&mut self, id: &SandboxId) {
+    fn depart(&mut self, id: &SandboxId) -> Departure {
+        match self.of.get(id) {
+            Some(name) if self.groups[name].members.len() == 1 => Departure::Last(name.clone()),
+            _ => {
+                self.forget(id);
+                Departure::Gone
+            }
+        }
+    }
+
+    /// Its group, if every place in it is to be deleted.
+    fn given_up(&self, id: &SandboxId) -> Option<GroupId> {
+        let name = self.of.get(id)?;
+        let group = &self.groups[name];
+        (group.count(Member::Leaving) == group.members.len()).then(|| name.clone())
+    }
+
+    fn forget(&mut self, id: &SandboxId) {
         let Some(name) = self.of.remove(id) else { return };
         if let Some(group) = self.groups.get_mut(&name) {
             group.members.remove(id);
@@ -134,7 +181,7 @@ impl Table {
     }
 
     fn put(&mut self, id: &SandboxId, group: GroupId, member: Member) {
-        self.left(id);
+        self.forget(id);
         self.groups.entry(group.clone()).or_default().members.insert(id.clone(), member);
         self.of.insert(id.clone(), group);
     }
@@ -165,7 +212,7 @@ impl Groups {
     /// Finds a group for a place that is about to be made.
     pub async fn join(&self, id: &SandboxId, deadline: Duration) -> Result<Joining<'_>, GroupBusy> {
         let group = self
-            .when(deadline, |table| match table.join(id, || GroupId(SandboxId::generate().as_str().to_owned())) {
+            .when(deadline, |table| match table.join(id) {
                 Join::Of(group) => Some(group),
                 Join::Wait => None,
             })
@@ -178,9 +225,20 @@ impl Groups {
         self.when(deadline, |table| (table.leave(id) == Leave::Go).then_some(())).await
     }
 
-    /// The place is deleted.
-    pub fn left(&self, id: &SandboxId) {
-        self.change(|table| table.left(id));
+    /// The place is deleted. The last one of its group stays in it until it is forgotten, so that
+    /// whoever is interrupted meanwhile is told the same again.
+    pub fn depart(&self, id: &SandboxId) -> Departure {
+        self.change(|table| table.depart(id))
+    }
+
+    /// The place is gone, and with the last one its group.
+    pub fn forget(&self, id: &SandboxId) {
+        self.change(|table| table.forget(id));
+    }
+
+    /// The place's group, if every place in it is to be deleted.
+    pub fn given_up(&self, id: &SandboxId) -> Option<GroupId> {
+        self.change(|table| table.given_up(id))
     }
 
     /// A place that an earlier gardend made.
@@ -259,36 +317,36 @@ mod tests {
         SandboxId::parse(&format!("{n:032x}")).unwrap()
     }
 
-    fn named(name: &str) -> GroupId {
-        GroupId(name.into())
+    fn by(founder: u8) -> GroupId {
+        GroupId(id(founder))
     }
 
     #[test]
     fn the_first_founds_a_group_the_others_wait_for_it_and_then_join() {
         let mut table = Table::new(3);
-        assert_eq!(table.join(&id(1), || named("a")), Join::Of(named("a")));
-        assert_eq!(table.join(&id(2), || named("b")), Join::Wait);
+        assert_eq!(table.join(&id(1)), Join::Of(by(1)));
+        assert_eq!(table.join(&id(2)), Join::Wait);
         table.settle(&id(1), true);
-        assert_eq!(table.join(&id(2), || named("b")), Join::Of(named("a")));
-        assert_eq!(table.join(&id(3), || named("b")), Join::Of(named("a")));
-        assert_eq!(table.join(&id(4), || named("b")), Join::Of(named("b")), "a group is full at its limit");
+        assert_eq!(table.join(&id(2)), Join::Of(by(1)));
+        assert_eq!(table.join(&id(3)), Join::Of(by(1)));
+        assert_eq!(table.join(&id(4)), Join::Of(by(4)), "a group is full at its limit");
     }
 
     #[test]
     fn a_group_whose_last_staying_place_leaves_is_not_joined() {
         let mut table = Table::new(16);
-        table.join(&id(1), || named("a"));
+        table.join(&id(1));
         table.settle(&id(1), true);
         assert_eq!(table.leave(&id(1)), Leave::Go);
-        assert_eq!(table.join(&id(2), || named("b")), Join::Of(named("b")));
+        assert_eq!(table.join(&id(2)), Join::Of(by(2)));
     }
 
     #[test]
     fn the_last_staying_place_waits_for_a_create_that_counts_on_it() {
         let mut table = Table::new(16);
-        table.join(&id(1), || named("a"));
+        table.join(&id(1));
         table.settle(&id(1), true);
-        table.join(&id(2), || named("b"));
+        table.join(&id(2));
         assert_eq!(table.leave(&id(1)), Leave::Wait);
         table.settle(&id(2), true);
         assert_eq!(table.leave(&id(1)), Leave::Go);
@@ -297,29 +355,29 @@ mod tests {
     #[test]
     fn a_founder_that_failed_is_not_counted_on_and_holds_nobody_up() {
         let mut table = Table::new(16);
-        table.join(&id(1), || named("a"));
+        table.join(&id(1));
         table.settle(&id(1), false);
-        assert_eq!(table.join(&id(2), || named("b")), Join::Of(named("b")));
+        assert_eq!(table.join(&id(2)), Join::Of(by(2)));
         assert_eq!(table.leave(&id(1)), Leave::Go);
     }
 
     #[test]
     fn nobody_joins_a_group_whose_shim_did_not_answer() {
         let mut table = Table::new(16);
-        table.join(&id(1), || named("a"));
+        table.join(&id(1));
         table.settle(&id(1), true);
         table.shun(&id(1));
-        assert_eq!(table.join(&id(2), || named("b")), Join::Of(named("b")));
+        assert_eq!(table.join(&id(2)), Join::Of(by(2)));
     }
 
     #[test]
     fn places_of_an_earlier_gardend_are_joined_where_they_run() {
         let mut table = Table::new(16);
-        table.adopt(&id(1), named("dead"), false);
-        assert_eq!(table.join(&id(2), || named("new")), Join::Of(named("new")));
+        table.adopt(&id(1), by(1), false);
+        assert_eq!(table.join(&id(2)), Join::Of(by(2)));
         table.settle(&id(2), false);
-        table.adopt(&id(3), named("alive"), true);
-        assert_eq!(table.join(&id(4), || named("newer")), Join::Of(named("alive")));
+        table.adopt(&id(3), by(9), true);
+        assert_eq!(table.join(&id(4)), Join::Of(by(9)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -362,15 +420,14 @@ mod tests {
         #[test]
         fn no_create_ever_meets_a_shim_that_goes(steps in steps()) {
             let mut table = Table::new(4);
-            let mut next = 0u32;
             let mut creating = BTreeMap::new();
             let mut alive: BTreeMap<GroupId, BTreeSet<SandboxId>> = BTreeMap::new();
             let mut may_delete = BTreeSet::new();
             for step in steps {
                 match step {
                     Step::Join(n) if !table.of.contains_key(&id(n)) => {
-                        if let Join::Of(group) = table.join(&id(n), || { next += 1; named(&format!("{next:08}")) }) {
-                            let founded = group == named(&format!("{next:08}")) && !alive.contains_key(&group);
+                        if let Join::Of(group) = table.join(&id(n)) {
+                            let founded = !alive.contains_key(&group);
                             prop_assert!(founded || alive.get(&group).is_some_and(|places| !places.is_empty()));
                             alive.entry(group.clone()).or_default();
                             creating.insert(id(n), group);
@@ -395,7 +452,11 @@ mod tests {
                         let going = places.is_empty();
                         prop_assert!(!going || !creating.values().any(|other| *other == group));
                         if going { alive.remove(&group); }
-                        table.left(&id(n));
+                        match table.depart(&id(n)) {
+                            Departure::Last(last) => prop_assert!(going && last == group),
+                            Departure::Gone => prop_assert!(!going),
+                        }
+                        table.forget(&id(n));
                     }
                     Step::Shun(n) => table.shun(&id(n)),
                     _ => {}

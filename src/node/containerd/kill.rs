@@ -10,13 +10,12 @@
 //! again is never signalled.
 
 use super::cgroups::{Cgroups, PlaceCgroups};
-use super::pidfd::has_ended;
-use super::sys;
+use super::pidfd::{self, has_ended};
 use crate::node::place::InitProcess;
 use gardend_controller::record::SandboxId;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -125,16 +124,15 @@ impl From<io::Error> for KillError {
 /// Waits for the end of a process that was signalled, and thaws it meanwhile. False: not by the
 /// deadline.
 async fn ended(
-    pidfd: &OwnedFd,
+    process: &OwnedFd,
     deadline: Instant,
     tree: impl Fn() -> Result<PlaceCgroups, KillError>,
 ) -> Result<bool, KillError> {
-    let watched = sys::watched(pidfd.try_clone()?)?;
     loop {
         tree()?.thaw();
         let until = (Instant::now() + THAW_AGAIN).min(deadline);
-        match tokio::time::timeout_at(until, watched.readable()).await {
-            Ok(ready) => return ready.map(|_| true).map_err(KillError::from),
+        match tokio::time::timeout_at(until, pidfd::ended(process)).await {
+            Ok(ready) => return ready.map(|()| true).map_err(KillError::from),
             Err(_) if Instant::now() >= deadline => return Ok(false),
             Err(_) => {}
         }

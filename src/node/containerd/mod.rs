@@ -28,7 +28,9 @@ pub mod managed;
 mod namespaces;
 mod pidfd;
 mod places;
+mod remains;
 mod runtime;
+mod shims;
 mod spec;
 mod sys;
 mod tasks;
@@ -112,7 +114,7 @@ impl Containerd {
             let (state, run) = (folders.state().display(), folders.run().display());
             NodeError::new(NodeErrorKind::Failed, format!("cannot prepare the folders {state} and {run}: {error}"))
         };
-        for folder in [folders.state(), folders.run(), &folders.places(), &folders.run().join("runtime")] {
+        for folder in [folders.state(), folders.run(), &folders.places(), &remains::runtime_state(&folders)] {
             searchable(folder).map_err(failed)?;
         }
         let owner = OwnerMark::of(folders.state(), folders.run()).map_err(failed)?;

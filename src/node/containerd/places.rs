@@ -3,15 +3,18 @@
 //! ```text
 //! ensure: folder, join a group, container, task (held), init.pid, start, init listens
 //! kill:   SIGKILL by init.pid and by cgroup; no containerd
-//! remove: kill, leave the group, task, container, runtime's state, cgroups, folder (last: while
-//!         anything is left, the folder tells)
+//! remove: kill, leave the group, task, container, bundle, shim (the group's last place), runtime's
+//!         state, cgroups, folder (last: while anything is left, the folder tells)
 //! ```
 
-use super::groups::GroupId;
+use super::groups::{Departure, GroupId};
 use super::kill::KillError;
 use super::listening::Expected;
+use super::shims::{self, End, Shim};
 use super::spec::{self, Blank, MAPPED_ROOT};
-use super::{CallError, CallErrorKind, Containerd, NAMESPACE, ceiling, containers, failed, kill, labels, listening};
+use super::{
+    CallError, CallErrorKind, Containerd, NAMESPACE, ceiling, containers, failed, kill, labels, listening, remains,
+};
 use crate::node::place::InitProcess;
 use async_trait::async_trait;
 use garden_init::wire::SOCKET_NAME;
@@ -21,13 +24,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a create or a delete waits for others of its group: one of their creates.
 const GROUP_WAIT: Duration = Duration::from_secs(30);
 /// From the exec of an init until it listens: under a millisecond, unless the machine is busy.
 const INIT_LISTENS: Duration = Duration::from_secs(10);
+/// How long a shim may take to end after its last place was deleted.
+const SHIM_ENDS: Duration = Duration::from_secs(3);
+/// In a place's folder, beside what [`crate::node::place`] tells of: its group.
+const GROUP_FILE: &str = "group";
 
 #[async_trait]
 impl Sandboxes for Containerd {
@@ -37,12 +44,11 @@ impl Sandboxes for Containerd {
         let recorded = self.connection.list_containers(labels::OWNER, self.owner.as_str()).await?;
         self.adopt(&recorded).await?;
         let mut ids: BTreeSet<_> = recorded.iter().filter_map(|seen| SandboxId::parse(&seen.id)).collect();
-        let (places, cgroups) = (self.folders.places(), self.cgroups.clone());
+        let (folders, cgroups) = (self.folders.clone(), self.cgroups.clone());
         blocking("looking for places", move || {
-            ids.extend(folders_in(&places)?);
-            ids.extend(cgroups.list()?);
+            ids.extend(remains::list(&folders, &cgroups)?);
             ids.into_iter()
-                .map(|id| kill::runs(&places.join(id.as_str())).map(|running| SandboxSeen { id, running }))
+                .map(|id| kill::runs(&folders.place(&id)).map(|running| SandboxSeen { id, running }))
                 .collect()
         })
         .await
@@ -76,12 +82,18 @@ impl Sandboxes for Containerd {
             .leave(id, GROUP_WAIT)
             .await
             .map_err(|busy| NodeError::new(NodeErrorKind::Unavailable, format!("cannot remove place {id}: {busy}")))?;
-        self.absent(id, self.connection.delete_dead_task(id.as_str()).await).await?;
-        self.absent(id, self.connection.delete_container(id.as_str()).await).await?;
-        self.groups.left(id);
+        self.delete_task(id).await?;
+        absent(self.connection.delete_container(id.as_str()).await)?;
+        let (socket, place) = (self.connection.socket().to_owned(), id.clone());
+        blocking("removing a place's bundle", move || remains::remove_bundle(&socket, &place)).await?;
+        if let Departure::Last(group) = self.groups.depart(id) {
+            self.end_shim(&group, SHIM_ENDS).await?;
+            self.groups.forget(id);
+        }
         // Again: where a create was cut off, its process may have come after the first kill.
         self.kill(id).await?;
-        self.remove_remains(id).await
+        let (folders, cgroups, place) = (self.folders.clone(), self.cgroups.clone(), id.clone());
+        blocking("removing what is left of a place", move || remains::remove(&folders, &cgroups, &place)).await
     }
 }
 
@@ -115,11 +127,12 @@ impl Containerd {
             self.groups.join(id, GROUP_WAIT).await.map_err(|busy| {
                 NodeError::new(NodeErrorKind::Unavailable, format!("cannot make place {id}: {busy}"))
             })?;
+        self.note_group(id, joining.group()).await?;
         let spec = self.spec(id, kind, joining.group()).await?;
         let new = containers::NewContainer {
             id: id.as_str().to_owned(),
-            labels: labels::blank(&self.owner, kind, &joining.group().0),
-            runtime_options: self.options.runtime.shim_options(&self.folders.run().join("runtime")),
+            labels: labels::blank(&self.owner, kind, joining.group().as_str()),
+            runtime_options: self.options.runtime.shim_options(&remains::runtime_state(&self.folders)),
             spec,
         };
         self.connection.create_container(new).await?;
@@ -142,7 +155,7 @@ impl Containerd {
 
     async fn spec(&self, id: &SandboxId, kind: SandboxKind, group: &GroupId) -> Result<Vec<u8>, NodeError> {
         let (root, folder) = (self.blank.path().to_owned(), self.folders.place(id));
-        let (cgroup, group) = (self.cgroups.path(id), group.0.clone());
+        let (cgroup, group) = (self.cgroups.path(id), group.as_str().to_owned());
         let socket = self.connection.socket().to_owned();
         blocking("writing a place's spec", move || {
             let ceiling = ceiling::of(&socket)?;
@@ -151,20 +164,13 @@ impl Containerd {
         .await
     }
 
-    /// What is not there needs no removing.
-    async fn absent(&self, id: &SandboxId, result: Result<(), CallError>) -> Result<(), NodeError> {
-        match self.answered_raw(id, result).await {
-            Err(error) if error.is_not_found() => Ok(()),
-            other => Ok(other?),
-        }
-    }
-
-    async fn answered<T>(&self, id: &SandboxId, result: Result<T, CallError>) -> Result<T, NodeError> {
-        Ok(self.answered_raw(id, result).await?)
+    async fn note_group(&self, id: &SandboxId, group: &GroupId) -> Result<(), NodeError> {
+        let (file, group) = (self.folders.place(id).join(GROUP_FILE), group.clone());
+        blocking("writing a place's group down", move || fs::write(file, group.as_str())).await
     }
 
     /// Where containerd answers but the place's shim did not, nobody else is put behind that shim.
-    async fn answered_raw<T>(&self, id: &SandboxId, result: Result<T, CallError>) -> Result<T, CallError> {
+    async fn answered<T>(&self, id: &SandboxId, result: Result<T, CallError>) -> Result<T, CallError> {
         if let Err(error) = &result
             && error.kind == CallErrorKind::Unavailable
             && self.connection.version().await.is_ok()
@@ -174,16 +180,35 @@ impl Containerd {
         result
     }
 
-    async fn remove_remains(&self, id: &SandboxId) -> Result<(), NodeError> {
-        let (cgroups, place) = (self.cgroups.clone(), id.clone());
-        let folder = self.folders.place(id);
-        let runtime = self.folders.run().join("runtime").join(NAMESPACE).join(id.as_str());
-        blocking("removing what is left of a place", move || {
-            cgroups.tree(&place)?.remove()?;
-            remove_folder(&runtime)?;
-            remove_folder(&folder)
-        })
-        .await
+    async fn delete_task(&self, id: &SandboxId) -> Result<(), NodeError> {
+        let result = self.answered(id, self.connection.delete_dead_task(id.as_str()).await).await;
+        if let Err(error) = &result
+            && error.kind == CallErrorKind::Unavailable
+            && let Some(group) = self.groups.given_up(id)
+            && self.connection.version().await.is_ok()
+        {
+            // It hangs, and nobody wants any of its places: containerd cleans up after its death.
+            self.end_shim(&group, Duration::ZERO).await?;
+        }
+        absent(result)
+    }
+
+    async fn end_shim(&self, group: &GroupId, patience: Duration) -> Result<(), NodeError> {
+        let (founded, socket) = (group.clone(), self.connection.socket().to_owned());
+        let found = blocking("looking for a shim", move || {
+            let found = Shim::find(&founded, &socket)?;
+            if found.is_none() {
+                shims::remove_socket(&founded, &socket)?;
+            }
+            Ok(found)
+        });
+        let Some(shim) = found.await? else { return Ok(()) };
+        match shim.end(patience).await {
+            Ok(End::Own) => {}
+            Ok(End::Killed) => tracing::warn!(group = group.as_str(), "killed a shim that outlived its places"),
+            Err(error) => return Err(failed(format!("cannot end the shim of group {}: {error}", group.as_str()))),
+        }
+        Ok(())
     }
 
     /// Makes sure that the places of an earlier gardend are known before one is made or removed.
@@ -199,21 +224,24 @@ impl Containerd {
         let adopting = async {
             self.connection.ensure_namespace(NAMESPACE).await?;
             let mut in_use = BTreeSet::new();
-            let mut members = BTreeMap::new();
+            let mut labelled = BTreeMap::new();
             for seen in recorded {
                 in_use.extend(spec::root_of(&seen.spec));
-                let group = seen.labels.get(labels::GROUP).cloned().map(GroupId);
-                members.extend(SandboxId::parse(&seen.id).zip(group));
+                let group = seen.labels.get(labels::GROUP).and_then(|label| GroupId::parse(label));
+                labelled.extend(SandboxId::parse(&seen.id).zip(group));
             }
-            let (places, blank) = (self.folders.places(), self.blank.clone());
+            let (folders, cgroups, blank) = (self.folders.clone(), self.cgroups.clone(), self.blank.clone());
             let members = blocking("adopting places", move || {
                 if let Err(error) = blank.prune(&in_use) {
                     tracing::warn!(%error, "an old blank rootfs could not be removed");
                 }
-                let running = |(id, group): (SandboxId, GroupId)| {
-                    kill::runs(&places.join(id.as_str())).map(|runs| (id, group, runs))
-                };
-                members.into_iter().map(running).collect::<io::Result<Vec<_>>>()
+                let mut groups = labelled;
+                for id in remains::list(&folders, &cgroups)? {
+                    let noted = fs::read_to_string(folders.place(&id).join(GROUP_FILE)).ok();
+                    groups.extend(noted.and_then(|text| GroupId::parse(&text)).map(|group| (id, group)));
+                }
+                let with_state = |(id, group)| kill::runs(&folders.place(&id)).map(|runs| (id, group, runs));
+                groups.into_iter().map(with_state).collect::<io::Result<Vec<_>>>()
             });
             for (id, group, runs) in members.await? {
                 self.groups.adopt(&id, group, runs);
@@ -233,20 +261,11 @@ fn make_folder(folder: &Path, kind: SandboxKind) -> io::Result<()> {
     }
 }
 
-fn folders_in(places: &Path) -> io::Result<BTreeSet<SandboxId>> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(places)? {
-        found.extend(entry?.file_name().to_str().and_then(SandboxId::parse));
-    }
-    Ok(found)
-}
-
-fn remove_folder(folder: &PathBuf) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
-        }
-        _ => Ok(()),
+/// What is not there needs no removing.
+fn absent(result: Result<(), CallError>) -> Result<(), NodeError> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => Ok(other?),
     }
 }
 

@@ -59,6 +59,19 @@ impl<'a> Root<'a> {
         }
     }
 
+    /// The folder of this name right beneath the root, made where missing. A symlink is ELOOP,
+    /// wherever it leads.
+    pub(super) fn own_folder(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let path = Path::new(name);
+        match self.open_with(path, ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::NOENT) => {
+                make_one(self.0, path.as_os_str(), Kind::Folder)?;
+                self.open_with(path, ResolveFlags::NO_SYMLINKS)
+            }
+            result => result,
+        }
+    }
+
     /// Walks the path a component at a time. Answers where it led, without symlinks.
     fn make(&self, path: &Path, kind: Kind) -> Result<PathBuf, Errno> {
         let mut resolved = PathBuf::from("/");
@@ -115,7 +128,7 @@ fn steps(path: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-fn make_one(folder: &OwnedFd, name: &OsStr, kind: Kind) -> Result<(), Errno> {
+fn make_one(folder: impl AsFd, name: &OsStr, kind: Kind) -> Result<(), Errno> {
     let made = match kind {
         Kind::Folder => rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)),
         Kind::File => {
@@ -177,6 +190,18 @@ mod tests {
         }
         assert_eq!(fs::read_dir(folder.path().join("outside")).unwrap().count(), 0);
         assert!(!Path::new("/etc/x").exists());
+    }
+
+    #[test]
+    fn a_folder_of_the_roots_own_is_made_and_no_symlink_stands_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root_file = root_of(&folder);
+        let root = Root::new(&root_file);
+        root.own_folder("proc").unwrap();
+        root.own_folder("proc").unwrap();
+        assert!(folder.path().join("root/proc").is_dir());
+        symlink("proc", folder.path().join("root/sys")).unwrap();
+        assert_eq!(root.own_folder("sys").unwrap_err(), Errno::LOOP);
     }
 
     #[test]

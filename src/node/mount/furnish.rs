@@ -55,7 +55,7 @@ impl Furnishing {
     }
 
     fn in_all_countries(&self, home: &Home, cancelled: &Cancelled) -> Result<()> {
-        let entry = Entry::open(&self.place, self.privileged, &self.map)?;
+        let entry = Entry::open(&self.place, self.privileged, &self.map, &self.host)?;
         let owner = entry.owner();
         let hostname = identity::hostname(&self.handle);
         let files = identity::write_files(&self.place, hostname, owner)?;
@@ -145,30 +145,33 @@ fn source_error(bind: &Bind, error: &io::Error) -> NodeError {
     }
 }
 
-/// The place's mounts lose their peers (none of the host's hears of what follows), and the new
-/// root is put beside the old one.
+/// The new root is put beside the old one, once the place's mounts have lost their peers: none of
+/// the host's hears of what follows.
 fn attach_root(root: &Tree) -> Result<()> {
-    let change = MountChange { private: true, recursive: true, ..MountChange::default() };
-    set_mount_attributes(CWD, c"/", &change).map_err(attempting("making the place's mounts private"))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = match rustix::fs::open(NEW_ROOT, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Err(failed(format!("the place is not blank: it has no {NEW_ROOT}"))),
         result => result.map_err(attempting(format!("opening {NEW_ROOT} in the place")))?,
     };
+    let change = MountChange { private: true, recursive: true, ..MountChange::default() };
+    set_mount_attributes(CWD, c"/", &change).map_err(attempting("making the place's mounts private"))?;
     root.attach(target).map_err(attempting("attaching the container's root"))
 }
 
 fn move_system_folders(root: &Tree) -> Result<()> {
     for name in SYSTEM_FOLDERS {
-        let path = Path::new("/").join(name);
-        let target = open_or_make(root, &path, Kind::Folder)?;
-        if !is_folder(&target).map_err(attempting(format!("looking at {} in the rootfs", path.display())))? {
-            return Err(invalid(format!("{} in the rootfs is not a folder", path.display())));
+        let target = Root::new(root).own_folder(name).map_err(|error| match error {
+            Errno::LOOP => invalid(format!("/{name} in the rootfs is a symlink; make it a folder, or remove it")),
+            Errno::ROFS => {
+                invalid(format!("the rootfs has no folder /{name} and is on a read-only file system; make the folder"))
+            }
+            error => failed(format!("opening /{name} in the rootfs: {error}")),
+        })?;
+        if !is_folder(&target).map_err(attempting(format!("looking at /{name} in the rootfs")))? {
+            return Err(invalid(format!("/{name} in the rootfs is not a folder; make it one, or remove it")));
         }
-        refuse_root(root, &target, &path)?;
-        let flags = MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(CWD, &path, &target, "", flags)
-            .map_err(attempting(format!("moving the place's {}", path.display())))?;
+        let (source, flags) = (format!("/{name}"), MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
+        move_mount(CWD, source, &target, "", flags).map_err(attempting(format!("moving the place's /{name}")))?;
     }
     Ok(())
 }
@@ -176,23 +179,19 @@ fn move_system_folders(root: &Tree) -> Result<()> {
 /// An image may be such that one of our own files has no place in it; it is left as it is then,
 /// since nobody asked for the file.
 fn mount_own_file(root: &Tree, target: &Path, tree: &Tree) -> Result<()> {
-    let mounted = Root::new(root)
-        .open_or_make(target, Kind::File)
-        .map_err(io::Error::from)
-        .and_then(|file| if is_folder(&file)? { Err(io::ErrorKind::IsADirectory.into()) } else { tree.attach(file) });
-    match mounted {
-        Err(error) if is_the_images_own(&error) => {
-            tracing::debug!(target = %target.display(), %error, "left as the rootfs has it");
-            Ok(())
+    let shown = target.display();
+    let point = match Root::new(root).open_or_make(target, Kind::File) {
+        Err(error @ (Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NOENT | Errno::ACCESS | Errno::PERM)) => {
+            tracing::debug!(target = %shown, %error, "left as the rootfs has it");
+            return Ok(());
         }
-        result => result.map_err(attempting(format!("mounting {}", target.display()))),
+        result => result.map_err(attempting(format!("opening {shown} in the container")))?,
+    };
+    if is_folder(&point).map_err(attempting(format!("looking at {shown} in the container")))? {
+        tracing::debug!(target = %shown, "left as the rootfs has it: a folder");
+        return Ok(());
     }
-}
-
-fn is_the_images_own(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(error.kind(), Kind::ReadOnlyFilesystem | Kind::NotADirectory | Kind::IsADirectory)
-        || error.raw_os_error() == Some(libc::ELOOP)
+    tree.attach(point).map_err(attempting(format!("mounting {shown}")))
 }
 
 fn mount_bind(root: &Tree, bind: &Bind, tree: Option<&Tree>) -> Result<()> {

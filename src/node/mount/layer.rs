@@ -4,15 +4,17 @@
 //! <state-dir>/layers/<container>/
 //!     u        the overlay's upper folder; its root belongs to the container's root
 //!     w        the overlay's work folder
-//!     rootfs   which copy of the default rootfs is below: a layer fits no other
+//!     rootfs   a link that names the copy of the default rootfs below: a layer fits no other
 //! ```
-//! Made whole under another name and renamed, so that a crash leaves a layer or none. A layer is
-//! kept when its place dies, and is used again by the next place of the same container.
+//! The link is made last, so that a layer that a crash left half made is known by its lack, and is
+//! made anew. A layer is kept when its place dies, and is used again by the next place of the same
+//! container.
 
 use super::error::{Result, attempting, failed};
 use super::owner::Owner;
 use super::remove::remove_tree;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
 use std::io;
 use std::path::Path;
 
@@ -21,8 +23,6 @@ pub(super) const UPPER: &str = "u";
 /// The overlay's work folder, in its layer.
 pub(super) const WORK: &str = "w";
 const BELOW: &str = "rootfs";
-/// Ends the name of a layer that is being made.
-const UNFINISHED: &str = ".new";
 
 /// Makes the layer at `layer` where there is none; answers which copy of a rootfs it is above.
 pub(super) fn ensure(layer: &Path, owner: Owner, rootfs: &str, root_mode: u32) -> Result<String> {
@@ -36,43 +36,42 @@ pub(super) fn ensure(layer: &Path, owner: Owner, rootfs: &str, root_mode: u32) -
     }
 }
 
-/// Which copy of a rootfs a layer is above; `None` where there is no layer.
+/// Which copy of a rootfs a layer is above; `None` where there is no whole layer.
 pub(super) fn below(layer: &Path) -> Result<Option<String>> {
-    let file = layer.join(BELOW);
-    match std::fs::read_to_string(&file) {
-        Ok(text) if !text.is_empty() => Ok(Some(text)),
-        Ok(_) => Err(failed(format!("{} is empty; the layer cannot be used", file.display()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(format!("reading {}: {error}", file.display()))),
+    let link = layer.join(BELOW);
+    match std::fs::read_link(&link) {
+        Ok(name) => Ok(Some(name.to_string_lossy().into_owned())),
+        // What is no folder is no layer of ours.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(failed(format!("reading {}: {error}", link.display()))),
     }
 }
 
 fn make(layer: &Path, owner: Owner, rootfs: &str, root_mode: u32) -> io::Result<()> {
-    let unfinished = unfinished(layer);
-    match std::fs::create_dir(&unfinished) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            remove_tree(&unfinished)?;
-            std::fs::create_dir(&unfinished)?;
+    let folder = |path: &Path, mode| rustix::fs::mkdir(path, Mode::from_raw_mode(mode));
+    match folder(layer, 0o700) {
+        Err(Errno::EXIST) => {
+            remove_tree(layer)?;
+            folder(layer, 0o700)?;
         }
         result => result?,
     }
-    let (upper, work) = (unfinished.join(UPPER), unfinished.join(WORK));
-    std::fs::create_dir(&upper)?;
-    std::fs::create_dir(&work)?;
-    rustix::fs::chmod(&unfinished, Mode::from_raw_mode(0o700))?;
-    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    rustix::fs::chownat(CWD, &upper, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    rustix::fs::chmod(&upper, Mode::from_raw_mode(root_mode))?;
-    std::fs::write(unfinished.join(BELOW), rootfs)?;
-    std::fs::rename(&unfinished, layer)
+    let upper = layer.join(UPPER);
+    folder(&layer.join(WORK), 0o700)?;
+    folder(&upper, root_mode)?;
+    if owner != Owner::HOST_ROOT {
+        rustix::fs::chown(&upper, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
+    }
+    // The caller's umask, and chown's care about set-id bits, count for nothing here.
+    if rustix::fs::stat(&upper)?.st_mode & 0o7777 != root_mode {
+        rustix::fs::chmod(&upper, Mode::from_raw_mode(root_mode))?;
+    }
+    rustix::fs::symlink(rootfs, layer.join(BELOW)).map_err(Into::into)
 }
 
 /// Removes a layer, whole or not. One that is not there is removed.
 pub(super) fn remove(layer: &Path) -> Result<()> {
-    for folder in [layer.to_owned(), unfinished(layer)] {
-        remove_tree(&folder).map_err(attempting(format!("removing the writable layer {}", folder.display())))?;
-    }
-    Ok(())
+    remove_tree(layer).map_err(attempting(format!("removing the writable layer {}", layer.display())))
 }
 
 /// Whose layers are in this folder, whole or not: names as they are, for the caller to judge.
@@ -81,23 +80,15 @@ pub(super) fn names(layers: &Path) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(layers)? {
             if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name.strip_suffix(UNFINISHED).unwrap_or(&name).to_owned());
+                names.push(name);
             }
         }
-        names.sort();
-        names.dedup();
         Ok(names)
     };
     match listed() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         result => result.map_err(attempting(format!("listing {}", layers.display()))),
     }
-}
-
-fn unfinished(layer: &Path) -> std::path::PathBuf {
-    let mut name = layer.as_os_str().to_owned();
-    name.push(UNFINISHED);
-    name.into()
 }
 
 #[cfg(test)]
@@ -125,7 +116,7 @@ mod tests {
     fn a_layer_that_a_crash_left_half_made_is_listed_and_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let layer = folder.path().join("one");
-        std::fs::create_dir_all(folder.path().join("one.new/u/half")).unwrap();
+        std::fs::create_dir_all(folder.path().join("one/u/half")).unwrap();
         assert_eq!(names(folder.path()).unwrap(), ["one"]);
         ensure(&layer, Owner::HOST_ROOT, "key", 0o755).unwrap();
         assert_eq!(std::fs::read_dir(layer.join(UPPER)).unwrap().count(), 0);

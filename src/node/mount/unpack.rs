@@ -402,12 +402,13 @@ mod tests {
     fn nothing_lands_outside_the_target() {
         let mut builder = tar::Builder::new(Vec::new());
         builder.append_link(&mut header(EntryType::Symlink, 0o777, 0), "out", "../../..").unwrap();
-        builder.append_link(&mut header(EntryType::Symlink, 0o777, 0), "etc", "/etc").unwrap();
+        builder.append_link(&mut header(EntryType::Symlink, 0o777, 0), "abs", "/etc").unwrap();
         builder.append_data(&mut header(EntryType::Regular, 0o644, 1), "out/escaped", &b"x"[..]).unwrap();
-        builder.append_data(&mut header(EntryType::Regular, 0o644, 1), "etc/escaped", &b"x"[..]).unwrap();
+        builder.append_data(&mut header(EntryType::Regular, 0o644, 1), "abs/escaped", &b"x"[..]).unwrap();
         let (folder, result) = unpacked(&builder.into_inner().unwrap());
         result.unwrap();
         assert!(folder.path().join("target/escaped").exists());
+        assert!(folder.path().join("target/etc/escaped").exists());
         assert!(!folder.path().join("escaped").exists());
         assert!(!Path::new("/etc/escaped").exists());
     }

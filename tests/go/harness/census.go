@@ -123,7 +123,7 @@ func (s *Server) processes() (inits, shims int) {
 		}
 	}
 	// One whose shim died is nobody's child any more; its cgroup still tells whose it is.
-	mark := "/gardend/" + s.owner() + "/"
+	mark := "/gardend/" + s.Owner() + "/"
 	for _, pid := range running {
 		groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 		if shim[parentOf(pid)] || strings.Contains(string(groups), mark) {
@@ -162,7 +162,7 @@ func MountsBelow(folder string) []string {
 // cgroups are all groups of this server's places, and what was made below them.
 func (s *Server) cgroups() []string {
 	var found []string
-	for _, top := range append(glob("/sys/fs/cgroup/gardend/"+s.owner()), glob("/sys/fs/cgroup/*/gardend/"+s.owner())...) {
+	for _, top := range append(glob("/sys/fs/cgroup/gardend/"+s.Owner()), glob("/sys/fs/cgroup/*/gardend/"+s.Owner())...) {
 		_ = filepath.WalkDir(top, func(path string, entry os.DirEntry, err error) error {
 			if err == nil && entry.IsDir() && path != top {
 				found = append(found, path)
@@ -173,8 +173,8 @@ func (s *Server) cgroups() []string {
 	return found
 }
 
-// owner is how the server marks what it shares a place with others for (src/node/containerd/labels.rs, OwnerMark).
-func (s *Server) owner() string {
+// Owner is how the server marks what it shares a place with others for (src/node/containerd/labels.rs, OwnerMark).
+func (s *Server) Owner() string {
 	state, stateErr := filepath.EvalSymlinks(s.StateDir())
 	run, runErr := filepath.EvalSymlinks(s.RunDir())
 	if stateErr != nil || runErr != nil {

@@ -93,7 +93,7 @@ func Start(options Options) (*Server, error) {
 	folder := options.Folder
 	if folder == "" {
 		// Short: unix sockets' names end at 107 bytes.
-		if folder, err = os.MkdirTemp("", "gd"); err != nil {
+		if folder, err = newFolder(); err != nil {
 			return nil, err
 		}
 	}
@@ -140,7 +140,7 @@ func Refused(options Options, deadline time.Duration) (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	folder, err := os.MkdirTemp("", "gd")
+	folder, err := newFolder()
 	if err != nil {
 		return "", err
 	}
@@ -165,6 +165,15 @@ func Refused(options Options, deadline time.Duration) (said string, err error) {
 }
 
 var addressInReady = regexp.MustCompile(`ready.*?((?:\d+\.){3}\d+:\d+)`)
+
+// newFolder is a temporary folder that the root of an unprivileged container can pass through.
+func newFolder() (string, error) {
+	folder, err := os.MkdirTemp("", "gd")
+	if err != nil {
+		return "", err
+	}
+	return folder, os.Chmod(folder, 0o711)
+}
 
 // readReady hands over the address of the "ready" line, then reads on so that gardend never blocks.
 func readReady(stdout io.Reader, ready chan<- string) {

@@ -27,7 +27,6 @@ const DISABLED: &[&str] = &[
     "io.containerd.differ.v1.erofs",
     "io.containerd.mount-handler.v1.erofs",
     // The first generation of shims
-    "io.containerd.runtime.v1.linux",
     // Somebody else's duties: restarting, verifying, pulling, measuring, tracing
     "io.containerd.internal.v1.restart",
     "io.containerd.monitor.container.v1.restart",

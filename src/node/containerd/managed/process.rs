@@ -1,12 +1,12 @@
 //! A managed containerd as a process: found, started, ended.
 
-use super::super::pidfd::has_ended;
+use super::super::pidfd;
 use super::super::sys;
 use super::Places;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -39,7 +39,7 @@ impl Process {
             Err(error) => return Err(error.into()),
         };
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
-        let ours = runs_with(pid, &places.config) && !has_ended(&pidfd)?;
+        let ours = runs_with(pid, &places.config) && !pidfd::has_ended(&pidfd)?;
         Ok(ours.then_some(Self { pid, pidfd, child: None }))
     }
 
@@ -65,8 +65,7 @@ impl Process {
 
     /// Returns when it has ended. Cancel-safe: it only looks.
     pub async fn ended(&self) -> io::Result<()> {
-        let watched = sys::watched(self.pidfd.try_clone()?)?;
-        watched.readable().await.map(|_| ())
+        pidfd::ended(&self.pidfd).await
     }
 
     /// Ends it: asks, waits, kills. Containers and shims go on.
