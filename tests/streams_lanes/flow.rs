@@ -37,6 +37,18 @@ pub async fn to_end(mut client: TcpStream) -> Vec<u8> {
     spawn_blocking(read).await.unwrap().unwrap()
 }
 
+/// Reads to the end and counts.
+pub fn count(client: &mut TcpStream) -> u64 {
+    let mut buffer = vec![0; 1 << 20];
+    let mut seen = 0;
+    loop {
+        match client.read(&mut buffer).unwrap() {
+            0 => return seen,
+            bytes => seen += bytes as u64,
+        }
+    }
+}
+
 pub async fn checked(mut client: TcpStream) -> u64 {
     let check = move || {
         let mut checker = Checker::default();
@@ -255,16 +267,7 @@ async fn throughput_of_one_reader_over_loopback() {
     node.spawn(&place.sandbox, &process, &[], &spec("head", &["-c", &total.to_string(), "/dev/zero"])).await.unwrap();
     let start = Instant::now();
     let (mut client, _) = reading(&node, &process, OutputStream::Stdout);
-    let seen = spawn_blocking(move || {
-        let mut buffer = vec![0; 1 << 20];
-        let mut seen = 0;
-        loop {
-            match client.read(&mut buffer).unwrap() {
-                0 => return seen,
-                bytes => seen += bytes as u64,
-            }
-        }
-    });
+    let seen = spawn_blocking(move || count(&mut client));
     assert_eq!(seen.await.unwrap(), total);
     let seconds = start.elapsed().as_secs_f64();
     println!("1 GiB to one reader over loopback: {:.2} GB/s", total as f64 / 1e9 / seconds);
