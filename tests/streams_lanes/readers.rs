@@ -1,6 +1,6 @@
 //! Readers that come, go, stall, and are several.
 
-use crate::flow::{checked, claim, reading, to_end};
+use crate::flow::{checked, claim, count, reading, to_end};
 use crate::place::{Checker, LONG, Place, connection, eventually, spec};
 use gardend::node::process::Options;
 use gardend_controller::ports::{OutputStream, Processes, Streams};
@@ -309,10 +309,7 @@ async fn throughput_of_two_readers_by_way_of_the_spool() {
     let clients: Vec<_> = (0..2).map(|_| reading(&node, &process, OutputStream::Stdout).0).collect();
     node.close_stdin(&process).await;
     let start = Instant::now();
-    let drains: Vec<_> = clients
-        .into_iter()
-        .map(|mut client| spawn_blocking(move || std::io::copy(&mut client, &mut std::io::sink()).unwrap()))
-        .collect();
+    let drains: Vec<_> = clients.into_iter().map(|mut client| spawn_blocking(move || count(&mut client))).collect();
     for drain in drains {
         assert_eq!(drain.await.unwrap(), total);
     }

@@ -9,7 +9,7 @@ use super::sys;
 use garden_init::wire::{ProcessKey, Request};
 use rustix::io::{Errno, write};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::io::Interest;
@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub enum Outlet {
     /// A pipe's writing end, non-blocking.
     Pipe(AsyncFd<OwnedFd>),
-    /// A terminal's master, non-blocking.
+    /// A terminal's master, non-blocking. It is watched for reading; a copy is watched for writing
+    /// only while it is full, or each byte of output would wake somebody.
     Terminal(Arc<AsyncFd<OwnedFd>>),
 }
 
@@ -35,17 +36,20 @@ impl Outlet {
         sys::watch(writing, Interest::WRITABLE).map(Self::Pipe)
     }
 
-    fn watched(&self) -> &AsyncFd<OwnedFd> {
+    /// Writes what it takes now, once it takes something.
+    async fn write(&self, data: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe,
-            Self::Terminal(master) => master,
+            // Cancel-safe: bytes are written, or none are.
+            Self::Pipe(pipe) => pipe.async_io(Interest::WRITABLE, |pipe| Ok(write(pipe, data)?)).await,
+            Self::Terminal(master) => loop {
+                match write(master.get_ref(), data) {
+                    Err(Errno::AGAIN) => {}
+                    other => return Ok(other?),
+                }
+                let copy = sys::watch(master.get_ref().try_clone()?, Interest::WRITABLE)?;
+                drop(copy.writable().await?);
+            },
         }
-    }
-}
-
-impl AsFd for Outlet {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watched().as_fd()
     }
 }
 
@@ -179,11 +183,9 @@ async fn work(
 /// Writes everything, or as much as the other side takes before it closes.
 async fn write_all(outlet: &Outlet, mut data: &[u8]) {
     while !data.is_empty() {
-        let Ok(mut ready) = outlet.watched().writable().await else { return };
-        match write(outlet, data) {
+        match outlet.write(data).await {
             Ok(bytes) => data = data.get(bytes..).unwrap_or_default(),
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(Errno::INTR) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // EPIPE: nobody reads stdin. EIO: nobody has the terminal open.
             Err(_) => return,
         }

@@ -32,6 +32,8 @@ use tokio::time::Instant;
 const CHUNK: usize = 1 << 20;
 /// What one turn moves at most before it lets others run.
 const TURN: usize = 1 << 20;
+/// What is pumped from a terminal at once, before it goes on from the relay.
+const RELAYED: usize = 64 << 10;
 /// A reader that moves as much as this
 const FAST: u64 = 4 << 20;
 /// within this time, about 16 MB/s, does not stall.
@@ -235,7 +237,7 @@ impl Core {
             self.lapse(Instant::now());
             self.part_from_the_gone(context);
             if let Some(source) = &mut self.source
-                && source.poll_terminal(context, TURN).is_ready()
+                && source.poll_terminal(context, RELAYED).is_ready()
             {
                 turn.again = true;
             }
