@@ -15,12 +15,6 @@ const LONG: usize = 256 * 1024;
 /// The largest message that is taken in one piece.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
-/// What has come of a message when its `data` is handed on without waiting for the end.
-const PART: usize = 256 * 1024;
-
-/// The longest that one character takes as JSON: two escapes, of a surrogate pair.
-const LONGEST_CHARACTER: usize = 12;
-
 /// Why no message can be found any more.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
@@ -100,46 +94,6 @@ impl Frames {
         Ok(Some(message))
     }
 
-    /// Whether what comes next belongs to the value of the message's own `data`.
-    fn is_in_data(&self, buffer: &[u8]) -> bool {
-        let before = buffer[..self.string_at].trim_ascii_end().strip_suffix(b":").map(<[u8]>::trim_ascii_end);
-        self.depth == 1
-            && self.place != Place::Structure
-            && self.string_at < PART
-            && before.is_some_and(|key| key.ends_with(b"\"data\""))
-    }
-
-    /// What has come of an unfinished `data`, as a message; what follows goes on with the same head.
-    fn part(&mut self, buffer: &mut BytesMut) -> Option<Bytes> {
-        let start = self.string_at + 1;
-        let cut = self.cut(buffer);
-        if cut <= start {
-            return None;
-        }
-        let head = buffer[..start].to_vec();
-        let mut message = buffer.split_to(cut);
-        message.extend_from_slice(b"\"}");
-        let rest = std::mem::replace(buffer, BytesMut::with_capacity(PART));
-        buffer.extend_from_slice(&head);
-        buffer.extend_from_slice(&rest);
-        self.seen = self.seen - cut + start;
-        self.escapes_at = self.escapes_at.map(|at| if at < cut { 0 } else { at - cut + start });
-        Some(message.freeze())
-    }
-
-    /// The end of the last character that is whole for certain.
-    fn cut(&self, buffer: &[u8]) -> usize {
-        let [earlier, last] = self.escapes_at;
-        if last > self.string_at && self.seen - last < LONGEST_CHARACTER {
-            let of_a_pair =
-                last - earlier == 6 && earlier > self.string_at && is_high_surrogate(&buffer[earlier..last]);
-            return if of_a_pair { earlier } else { last };
-        }
-        let characters = &buffer[..self.seen];
-        let beginning = characters.iter().rposition(|byte| byte & 0xc0 != 0x80).unwrap_or(0);
-        if characters[beginning].is_ascii() { self.seen } else { beginning }
-    }
-
     /// How many bytes of the string, up to its end and that one too.
     fn skip_string(&mut self, rest: &[u8]) -> usize {
         let mut at = 0;
@@ -149,7 +103,6 @@ impl Frames {
                 self.place = Place::Structure;
                 return at;
             }
-            self.escapes_at = [self.escapes_at[1], self.seen + at - 1];
             if at == rest.len() {
                 self.place = Place::Escape;
                 return at;
@@ -333,40 +286,6 @@ mod tests {
         let start: &[u8] = br#"{"more":""#;
         let pieces = std::iter::once(start).chain(std::iter::repeat_n(chunk.as_slice(), 17));
         assert_eq!(messages(pieces), Err(Malformed::TooLarge));
-    }
-
-    /// What a stream of messages says on stdin, in all.
-    fn data_of(messages: &[Bytes]) -> String {
-        let data = |message: &Bytes| {
-            let value: serde_json::Value = serde_json::from_slice(message).unwrap();
-            assert_eq!((&value["process_id"], &value["source"]), (&"p".into(), &0.into()));
-            value["data"].as_str().unwrap().to_owned()
-        };
-        messages.iter().map(data).collect()
-    }
-
-    #[test]
-    fn data_of_any_length_is_handed_on_in_parts() {
-        let text = "x".repeat(20 << 20);
-        let sent = format!(r#"{{"process_id":"p","source":0,"data":"{text}"}}"#);
-        let found = messages(sent.as_bytes().chunks(100_000)).unwrap();
-        assert!(found.iter().all(|message| message.len() <= 2 * PART), "memory is bounded");
-        assert!(data_of(&found) == text);
-    }
-
-    #[test]
-    fn no_character_is_cut_in_two() {
-        // An escape before its end at each distance, pairs, backslashes in rows, and raw UTF-8.
-        for unit in [r"\ud83d\ude00", r"\\", r#"\\\""#, "ü", "😀", r"a\u00fc\n", r"\ud83d\ude00x"] {
-            for shift in [0, 1, 2, 3, 5, 7, 11] {
-                let inner = "y".repeat(shift) + &unit.repeat((2 * PART) / unit.len());
-                let sent = format!(r#"{{"process_id":"p","source":0,"data":"{inner}"}}"#);
-                let whole: serde_json::Value = serde_json::from_str(&sent).unwrap();
-                let found = messages(sent.as_bytes().chunks(65_537)).unwrap();
-                assert!(found.len() > 1, "it came in parts");
-                assert!(data_of(&found) == whole["data"].as_str().unwrap(), "{unit} after {shift}");
-            }
-        }
     }
 
     proptest! {
