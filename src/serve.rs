@@ -55,11 +55,8 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let runtime = runtime(&config)?;
     refuse_unfit_node(&check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await)?;
 
-    let containerd_options = containerd::Options {
-        runtime,
-        group_limit: config.places_per_shim.get(),
-        ..containerd::Options::default()
-    };
+    let containerd_options =
+        containerd::Options { runtime, group_limit: config.places_per_shim.get(), ..containerd::Options::default() };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
     let mount_options = mount::Options { default_rootfs: config.default_rootfs.clone(), ..mount::Options::default() };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
