@@ -173,9 +173,7 @@ fn serve(connection: Arc<OwnedFd>, state: &Arc<Mutex<State>>, counter: &Arc<Coun
                 say(&connection, &Event::KnownEnd, &[]);
             }
             Request::Spawn { key, spec } => match spawn(state, counter, key, &spec, fds) {
-                Ok((pid, master)) => {
-                    let ours = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
-                    let beside: Vec<OwnedFd> = std::iter::once(ours).chain(master).collect();
+                Ok((pid, beside)) => {
                     let fds: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
                     say(&connection, &Event::Spawned { key, pid }, &fds);
                 }
@@ -220,7 +218,7 @@ fn spawn(
     key: ProcessKey,
     spec: &SpawnSpec,
     fds: Vec<OwnedFd>,
-) -> Result<(i32, Option<OwnedFd>), SpawnFailure> {
+) -> Result<(i32, Vec<OwnedFd>), SpawnFailure> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or(SpawnFailure::Malformed { reason: "too few descriptors".into() });
     let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).unwrap();
@@ -243,7 +241,7 @@ fn spawn(
         };
         state.lock().unwrap().kept.insert(key, kept);
         count(Arc::clone(state), Arc::clone(counter), key, spec, slave);
-        return Ok((getpid().as_raw_nonzero().get(), Some(copy)));
+        return Ok((getpid().as_raw_nonzero().get(), vec![pidfd(getpid()), copy]));
     }
     let (stdin, stdin_write, stdout) = (next()?, next()?, next()?);
     let (stdout_read, stderr, stderr_read) = (next()?, next()?, next()?);
@@ -256,7 +254,7 @@ fn spawn(
             state.lock().unwrap().held.push(stdout.try_clone().unwrap());
         }
         count(Arc::clone(state), Arc::clone(counter), key, spec, File::from(stdout));
-        return Ok((pid, None));
+        return Ok((pid, vec![pidfd(getpid())]));
     }
     let mut command = Command::new(text(&spec.path));
     command.args(spec.args.iter().map(text)).stdin(stdin).stdout(stdout).stderr(Stdio::from(stderr));
@@ -270,6 +268,7 @@ fn spawn(
         errno => SpawnFailure::Exec { errno: errno.unwrap_or(0), exists: true },
     })?;
     let pid = i32::try_from(child.id()).unwrap();
+    let running = pidfd(Pid::from_child(&child));
     state.lock().unwrap().kept.insert(key, kept(pid));
     let state = Arc::clone(state);
     thread::spawn(move || {
@@ -280,7 +279,11 @@ fn spawn(
         };
         ended(&state, key, exit);
     });
-    Ok((pid, None))
+    Ok((pid, vec![running]))
+}
+
+fn pidfd(pid: Pid) -> OwnedFd {
+    pidfd_open(pid, PidfdFlags::empty()).unwrap()
 }
 
 fn ended(state: &Mutex<State>, key: ProcessKey, exit: Exit) {

@@ -230,7 +230,7 @@ impl Reserve {
 
     /// Whether the reserve is there; made where it is not.
     fn ensure(&mut self) -> bool {
-        let Some(path) = &self.path else { return true };
+        let Some(path) = &self.path else { return !self.pretend_full };
         if !self.there && !self.pretend_full {
             let make = || -> std::io::Result<()> {
                 let mut file = private_file(path)?;

@@ -63,9 +63,14 @@ pub fn new_key() -> ProcessKey {
 
 impl Client {
     pub fn connect(path: &Path) -> Self {
+        Self::try_connect(path).expect("init listens")
+    }
+
+    /// `None` where nobody listens.
+    pub fn try_connect(path: &Path) -> Option<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
-        Self { socket, early: VecDeque::new() }
+        connect(&socket, &SocketAddrUnix::new(path).unwrap()).ok()?;
+        Some(Self { socket, early: VecDeque::new() })
     }
 
     pub fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) {

@@ -2,14 +2,16 @@
 //! mount namespace whose root is swapped under it for a folder with busybox, as gardend does it.
 //! All of it ends with [`Place`].
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 mod client;
 
-pub use client::{Client, Outcome, Running, spec, spec_of};
+pub use client::{Client, Outcome, Running, new_key, spec, spec_of, streams, text};
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,6 +42,7 @@ mount -t devpts devpts dev/pts -o newinstance,ptmxmode=0666,mode=0620,gid=5
 ln -s pts/ptmx dev/ptmx
 mknod -m 666 dev/null c 1 3
 mknod -m 666 dev/zero c 1 5
+mknod -m 666 dev/tty c 5 0
 mkdir .old
 /bin/busybox pivot_root . .old
 cd /
@@ -67,13 +70,16 @@ impl Place {
         fs::create_dir(base.path().join("ctl")).unwrap();
         make_root(&base.path().join("root"));
         change(&base.path().join("root"));
-        let unshare = Command::new("unshare")
+        let unshare = Command::new("setpriv")
+            // A test that is killed leaves nothing behind either.
+            .args(["--pdeathsig", "KILL", "--", "unshare"])
             .args(["--pid", "--mount", "--propagation", "private", "--fork", "--kill-child=KILL", "--"])
             .arg(binary())
             .arg(base.path().join("ctl"))
             .stdin(Stdio::null())
+            .stderr(fs::File::create(base.path().join("stderr")).unwrap())
             .spawn()
-            .expect("unshare, of util-linux, and the rights of root are needed");
+            .expect("setpriv and unshare, of util-linux, and the rights of root are needed");
         let mut place = Self { base, unshare, init: 0 };
         place.init = place.find_init();
         place.furnish();
@@ -100,6 +106,27 @@ impl Place {
     /// A file of the container's, on the host.
     pub fn path(&self, inside: &str) -> PathBuf {
         self.base.path().join("root").join(inside.trim_start_matches('/'))
+    }
+
+    /// Lets whoever reads a line from this FIFO go on.
+    pub fn release(&self, fifo: &str) {
+        let opened =
+            until(|| fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(self.path(fifo)).ok());
+        opened.expect("nobody reads").write_all(b"go\n").unwrap();
+    }
+
+    /// A file system that never answers, for as long as its device is open; `None` where the
+    /// machine cannot make one.
+    pub fn mount_what_hangs(&self, folder: &str) -> Option<fs::File> {
+        let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").ok()?;
+        let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+        let mounted = Command::new("nsenter")
+            .args(["--target", &self.init.to_string(), "--mount", "--root", "--"])
+            .args(["/bin/busybox", "mount", "-t", "fuse", "-o", options, "hangs", folder])
+            .stdin(device.try_clone().unwrap())
+            .status();
+        assert!(mounted.unwrap().success());
+        Some(device)
     }
 
     /// How many descriptors init has.
@@ -129,12 +156,16 @@ impl Place {
     fn find_init(&mut self) -> u32 {
         let children = format!("/proc/{0}/task/{0}/children", self.unshare.id());
         let found = until(|| {
-            assert!(self.unshare.try_wait().unwrap().is_none(), "init has ended at its start");
+            assert!(self.unshare.try_wait().unwrap().is_none(), "init does not start: {}", self.stderr());
             let child = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
             // It is init's own binary once it has a socket.
             self.socket().exists().then_some(child)
         });
-        found.expect("init does not start")
+        found.unwrap_or_else(|| panic!("init does not start: {}", self.stderr()))
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.base.path().join("stderr")).unwrap_or_default()
     }
 
     fn furnish(&self) {
@@ -150,8 +181,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Init dies with it, and its namespaces with init.
-        let _ = self.unshare.kill();
+        // Its namespaces die with init, and unshare reaps it. Without an init, unshare alone is there.
+        match i32::try_from(self.init).ok().and_then(Pid::from_raw) {
+            Some(init) => drop(kill_process(init, Signal::KILL)),
+            None => drop(self.unshare.kill()),
+        }
         let _ = self.unshare.wait();
     }
 }

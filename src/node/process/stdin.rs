@@ -10,6 +10,7 @@ use garden_init::wire::{ProcessKey, Request};
 use rustix::io::{Errno, write};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -50,7 +51,7 @@ impl AsFd for Outlet {
 
 enum Order {
     Write(Vec<u8>, oneshot::Sender<()>),
-    Close(oneshot::Sender<()>),
+    Close(oneshot::Sender<()>, Weak<Link>),
 }
 
 enum State {
@@ -63,6 +64,8 @@ enum State {
 pub struct Stdin {
     state: Mutex<State>,
     ended: CancellationToken,
+    /// A client has ended it.
+    closed: Arc<AtomicBool>,
     key: ProcessKey,
 }
 
@@ -70,13 +73,13 @@ impl Stdin {
     /// `None`: it has been closed before.
     pub fn new(key: ProcessKey, outlet: Option<Outlet>) -> Self {
         let state = Mutex::new(outlet.map_or(State::Closed, State::Idle));
-        Self { state, ended: CancellationToken::new(), key }
+        Self { state, ended: CancellationToken::new(), closed: Arc::default(), key }
     }
 
     /// Writes a chunk. Discards it after stdin's end. Cancel-safe: a chunk that was taken is
     /// written whole.
-    pub async fn write(&self, data: &[u8], link: Weak<Link>) {
-        let Some(orders) = self.orders(link) else { return };
+    pub async fn write(&self, data: &[u8]) {
+        let Some(orders) = self.orders() else { return };
         let (done, written) = oneshot::channel();
         if !data.is_empty() && orders.send(Order::Write(data.to_vec(), done)).await.is_ok() {
             // An error is a stdin that ended meanwhile.
@@ -89,9 +92,9 @@ impl Stdin {
         if matches!(*self.state(), State::Idle(Outlet::Terminal(_))) {
             return;
         }
-        let Some(orders) = self.orders(link) else { return };
+        let Some(orders) = self.orders() else { return };
         let (done, closed) = oneshot::channel();
-        if orders.send(Order::Close(done)).await.is_ok() {
+        if orders.send(Order::Close(done, link)).await.is_ok() {
             let _ = closed.await;
         }
     }
@@ -102,16 +105,22 @@ impl Stdin {
         *self.state() = State::Closed;
     }
 
+    /// A client has ended it: an init that still keeps it open was not told.
+    pub fn was_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn orders(&self, link: Weak<Link>) -> Option<mpsc::Sender<Order>> {
+    fn orders(&self) -> Option<mpsc::Sender<Order>> {
         let mut state = self.state();
         match std::mem::replace(&mut *state, State::Closed) {
             State::Idle(outlet) => {
                 let (orders, queue) = mpsc::channel(1);
-                tokio::spawn(work(outlet, queue, self.key, link, self.ended.clone()));
+                let closed = Arc::clone(&self.closed);
+                tokio::spawn(work(outlet, queue, self.key, closed, self.ended.clone()));
                 *state = State::Running(orders.clone());
                 Some(orders)
             }
@@ -128,7 +137,7 @@ async fn work(
     outlet: Outlet,
     mut orders: mpsc::Receiver<Order>,
     key: ProcessKey,
-    link: Weak<Link>,
+    closed: Arc<AtomicBool>,
     ended: CancellationToken,
 ) {
     let terminal = matches!(outlet, Outlet::Terminal(_));
@@ -149,8 +158,9 @@ async fn work(
                 }
                 let _ = done.send(());
             }
-            Some(Order::Close(done)) if terminal => drop(done),
-            Some(Order::Close(done)) => {
+            Some(Order::Close(done, _)) if terminal => drop(done),
+            Some(Order::Close(done, link)) => {
+                closed.store(true, Ordering::SeqCst);
                 drop(outlet);
                 // An init that is gone has closed its copy too.
                 if let Some(link) = link.upgrade()

@@ -14,7 +14,7 @@
 //! older than it, and nobody else is owed it. A byte goes into the spool in every other case.
 
 use super::reader::Reader;
-use super::source::Source;
+use super::source::{ReadyGuard, Source};
 use super::spool::Spool;
 use crate::node::process::sys::SLOTS;
 use gardend_controller::ports::ReaderId;
@@ -32,6 +32,10 @@ use tokio::time::Instant;
 const CHUNK: usize = 1 << 20;
 /// What one turn moves at most before it lets others run.
 const TURN: usize = 1 << 20;
+/// A reader that moves as much as this
+const FAST: u64 = 4 << 20;
+/// within this time, about 16 MB/s, does not stall.
+const FAST_TIME: Duration = Duration::from_millis(250);
 /// How long to wait where the kernel says both "would block" and "ready".
 const CONTRADICTION: Duration = Duration::from_millis(1);
 
@@ -54,7 +58,16 @@ enum Place {
     /// Not connected in time; it holds nothing, but may still come.
     Lapsed { offset: u64 },
     /// Connected.
-    Reading { slot: usize, reader: Reader },
+    Reading { slot: usize, reader: Reader, lag: Option<Lag> },
+}
+
+/// A reader that is as far behind as the spool holds, and so holds the others back. It may, as
+/// long as it is fast: one that has not moved [`FAST`] bytes within [`FAST_TIME`] is cut off.
+/// (Two readers of the same speed can come to be that far apart by the luck of scheduling.)
+#[derive(Clone, Copy, Debug)]
+struct Lag {
+    since: Instant,
+    offset: u64,
 }
 
 impl Place {
@@ -202,7 +215,7 @@ impl Core {
             }
             Some(Place::Reading { .. }) | None => return Err(reader),
         };
-        self.places.insert(id, Place::Reading { slot, reader });
+        self.places.insert(id, Place::Reading { slot, reader, lag: None });
         Ok(())
     }
 
@@ -227,7 +240,7 @@ impl Core {
                 turn.again = true;
             }
             let progress = self.feed(context, &mut turn) + self.pump(context, &mut turn);
-            self.trim();
+            self.trim(&mut turn);
             self.end_the_finished();
             if progress == 0 {
                 break;
@@ -318,7 +331,7 @@ impl Core {
         let mut moved = 0;
         let mut gone = Vec::new();
         for (id, place) in &self.places {
-            let Place::Reading { slot, reader } = place else { continue };
+            let Place::Reading { slot, reader, .. } = place else { continue };
             match feed_one(spool, *slot, reader, context, turn) {
                 Ok(bytes) => moved += bytes,
                 Err(()) => gone.push(*id),
@@ -331,23 +344,25 @@ impl Core {
     fn course(&self) -> Course {
         let Some(source) = &self.source else { return Course::Wait };
         let (end, draining) = (self.end(), source.draining());
-        let (mut readers, mut fastest, mut direct, mut held) = (0, 0, None, None);
+        let (mut readers, mut fastest, mut slowest, mut direct) = (0, 0, u64::MAX, None);
+        let mut held = false;
         for (id, place) in &self.places {
             match place {
                 Place::Held { slot, .. } => {
-                    let offset = self.place(*slot);
-                    held = Some(held.map_or(offset, |lowest: u64| lowest.min(offset)));
+                    held = true;
+                    slowest = slowest.min(self.place(*slot));
                 }
                 Place::Reading { slot, .. } => {
                     let offset = self.place(*slot);
                     readers += 1;
                     fastest = fastest.max(offset);
+                    slowest = slowest.min(offset);
                     direct = (offset == end).then_some(*id);
                 }
                 Place::Lapsed { .. } => {}
             }
         }
-        if readers == 1 && held.is_none() {
+        if readers == 1 && !held {
             if let Some(id) = direct {
                 return Course::Direct(id);
             }
@@ -355,12 +370,12 @@ impl Core {
                 return Course::Wait;
             }
         }
-        if draining || (readers == 0 && held.is_none()) {
+        if draining || (readers == 0 && !held) {
             return Course::Spool(source.allowed(CHUNK));
         }
         let for_readers = if readers == 0 { u64::MAX } else { (fastest + self.limits.window).saturating_sub(end) };
-        let for_held = held.map_or(u64::MAX, |offset| (offset + self.limits.spool).saturating_sub(end));
-        match usize::try_from(for_readers.min(for_held)).unwrap_or(CHUNK).min(CHUNK) {
+        let for_slowest = slowest.saturating_add(self.limits.spool).saturating_sub(end);
+        match usize::try_from(for_readers.min(for_slowest)).unwrap_or(CHUNK).min(CHUNK) {
             0 => Course::Wait,
             room => Course::Spool(room),
         }
@@ -392,7 +407,7 @@ impl Core {
         let Some(Place::Reading { reader, .. }) = self.places.get(&id) else { return 0 };
         let mut contradictions = 0;
         loop {
-            let Poll::Ready(data) = source.watched().poll_read_ready(context) else { return 0 };
+            let Poll::Ready(data) = source.poll_ready(context) else { return 0 };
             let Poll::Ready(room) = reader.socket().poll_write_ready(context) else { return 0 };
             let (Ok(mut data), Ok(mut room)) = (data, room) else { break };
             // No byte goes to a peer that has left: it would be gone.
@@ -411,7 +426,7 @@ impl Core {
                     return bytes;
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if source.waiting() == 0 => data.clear_ready(),
+                Err(Errno::AGAIN) if source.waiting() == 0 => clear(&mut data),
                 Err(Errno::AGAIN) if !reader.writable() => room.clear_ready(),
                 Err(Errno::AGAIN) => {
                     contradictions += 1;
@@ -432,7 +447,7 @@ impl Core {
     fn fill(&mut self, room: usize, context: &mut Context<'_>) -> usize {
         loop {
             let Some(source) = &mut self.source else { return 0 };
-            let Poll::Ready(data) = source.watched().poll_read_ready(context) else { return 0 };
+            let Poll::Ready(data) = source.poll_ready(context) else { return 0 };
             let Ok(mut data) = data else {
                 self.source = None;
                 return 0;
@@ -458,7 +473,7 @@ impl Core {
                     source.taken(bytes);
                     return bytes;
                 }
-                Err(Errno::AGAIN) => data.clear_ready(),
+                Err(Errno::AGAIN) => clear(&mut data),
                 Err(Errno::INTR) => {}
                 Err(error) => {
                     drop(data);
@@ -530,30 +545,12 @@ impl Core {
     }
 
     /// Keeps the spool within its bound, and gives back what everybody has read.
-    fn trim(&mut self) {
+    fn trim(&mut self, turn: &mut Turn) {
         let (end, bound) = (self.end(), self.limits.spool);
         if self.spool.is_none() || end == 0 {
             return;
         }
-        if self.source.as_ref().is_some_and(|source| !source.draining()) {
-            let behind = |(id, place): (&ReaderId, &Place)| match place {
-                Place::Reading { slot, .. } if end - self.place(*slot) > bound => Some(*id),
-                _ => None,
-            };
-            let behind: Vec<ReaderId> = self.places.iter().filter_map(behind).collect();
-            for id in behind {
-                // The only one is never cut: the pump waits for it.
-                if self.slots().count() > 1
-                    && let Some(Place::Reading { reader, .. }) = self.remove(id)
-                {
-                    tracing::warn!(
-                        stream = self.name,
-                        "a reader is further behind than the spool holds and loses its connection"
-                    );
-                    reader.cut();
-                }
-            }
-        }
+        self.cut_the_stalled(turn);
         let slots: Vec<usize> = self.slots().collect();
         let Some(spool) = &mut self.spool else { return };
         let lowest = slots.iter().map(|slot| spool.place(*slot)).min();
@@ -576,6 +573,49 @@ impl Core {
         }
     }
 
+    /// Of several readers, those that hold the others back and are not fast lose their connection.
+    /// The only one never does, and none does once there is nothing left to wait for.
+    fn cut_the_stalled(&mut self, turn: &mut Turn) {
+        let (end, bound, now) = (self.end(), self.limits.spool, Instant::now());
+        let flowing = self.source.as_ref().is_some_and(|source| !source.draining());
+        let several = self.slots().count() > 1;
+        let spool = self.spool.as_ref();
+        let mut stalled = Vec::new();
+        for (id, place) in &mut self.places {
+            let Place::Reading { slot, lag, .. } = place else { continue };
+            let offset = spool.map_or(0, |spool| spool.place(*slot));
+            let behind = end - offset;
+            if !flowing || !several || behind < bound.saturating_sub(FAST) {
+                *lag = None;
+                continue;
+            }
+            let watched = match lag {
+                Some(watched) if now - watched.since < FAST_TIME => *watched,
+                Some(watched) if behind >= bound && offset - watched.offset.min(offset) < FAST => {
+                    stalled.push(*id);
+                    continue;
+                }
+                Some(_) => Lag { since: now, offset },
+                None if behind >= bound => Lag { since: now, offset },
+                None => continue,
+            };
+            *lag = Some(watched);
+            let look_again = watched.since + FAST_TIME;
+            turn.deadline = Some(turn.deadline.map_or(look_again, |deadline| deadline.min(look_again)));
+        }
+        for id in stalled {
+            if let Some(Place::Reading { reader, .. }) = self.remove(id) {
+                tracing::warn!(
+                    stream = self.name,
+                    "a reader is further behind than the spool holds and loses its connection"
+                );
+                reader.cut();
+                // The others may go on.
+                turn.again = true;
+            }
+        }
+    }
+
     /// Readers who have everything that ever comes.
     fn end_the_finished(&mut self) {
         if self.source.is_some() {
@@ -588,6 +628,12 @@ impl Core {
         };
         let finished: Vec<ReaderId> = self.places.iter().filter_map(finished).collect();
         finished.into_iter().for_each(|id| self.abandon(id));
+    }
+}
+
+fn clear(guard: &mut Option<ReadyGuard<'_>>) {
+    if let Some(guard) = guard {
+        guard.clear_ready();
     }
 }
 
