@@ -237,6 +237,14 @@ impl Drop for Cleanup {
     }
 }
 
+/// A shell script that can be run at once. Written by another process: ours might be forked by
+/// another thread while the file is open for writing, and could not be executed then.
+pub fn script(path: &Path, text: &str) {
+    let write = r#"printf '#!/bin/sh\n%s\n' "$1" >"$0" && chmod 755 "$0""#;
+    let status = Command::new("/bin/sh").arg("-c").arg(write).arg(path).arg(text).status().unwrap();
+    assert!(status.success(), "cannot write {}", path.display());
+}
+
 pub fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

@@ -22,7 +22,7 @@ pub(super) fn of(socket: &Path) -> io::Result<Ceiling> {
 }
 
 /// The process that listens on the socket.
-pub(super) fn peer(socket: &Path) -> Option<u32> {
+pub(crate) fn peer(socket: &Path) -> Option<u32> {
     let stream = UnixStream::connect(socket).ok()?;
     let credentials = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()

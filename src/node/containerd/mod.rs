@@ -37,6 +37,7 @@ mod tasks;
 mod version;
 mod watch;
 
+pub(crate) use ceiling::peer;
 pub use cgroups::{Cgroups, PlaceCgroups, hierarchies};
 pub use connection::Connection;
 pub use containers::SHIM;

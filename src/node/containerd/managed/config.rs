@@ -26,7 +26,6 @@ const DISABLED: &[&str] = &[
     "io.containerd.snapshotter.v1.zfs",
     "io.containerd.differ.v1.erofs",
     "io.containerd.mount-handler.v1.erofs",
-    // The first generation of shims
     // Somebody else's duties: restarting, verifying, pulling, measuring, tracing
     "io.containerd.internal.v1.restart",
     "io.containerd.monitor.container.v1.restart",

@@ -70,7 +70,16 @@ pub struct CapabilitySet(pub u64);
 impl CapabilitySet {
     /// The bounding set in the text of a /proc/PID/status; `None` where it has none.
     pub fn bounding_in(status: &str) -> Option<Self> {
-        let value = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+        Self::field(status, "CapBnd:")
+    }
+
+    /// The effective set in the text of a /proc/PID/status; `None` where it has none.
+    pub fn effective_in(status: &str) -> Option<Self> {
+        Self::field(status, "CapEff:")
+    }
+
+    fn field(status: &str, name: &str) -> Option<Self> {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
         u64::from_str_radix(value.trim(), 16).ok().map(Self)
     }
 
