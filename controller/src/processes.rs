@@ -307,7 +307,10 @@ fn forget(shared: &Arc<Shared>, uid: &ProcessUid) {
     let Some(process) = state.processes.get(uid).filter(|process| process.settled) else { return };
     let container = process.record.container.clone();
     if let Some(container) = state.containers.get_mut(&container) {
-        container.ended.retain(|ended| ended != uid);
+        // Near the front, most often.
+        if let Some(at) = container.ended.iter().position(|ended| ended == uid) {
+            container.ended.remove(at);
+        }
     }
     drop_from_memory(&mut state, uid);
     drop(state);
@@ -334,7 +337,8 @@ fn lose(shared: &Shared, uid: &ProcessUid, why: &str) {
 
 /// As [`lose`], for all that run in a container.
 pub fn lose_all(shared: &Shared, container: &ContainerUid, why: &str) {
-    for uid in alive(&shared.state(), container) {
+    let alive = alive(&shared.state(), container);
+    for uid in alive {
         lose(shared, &uid, why);
     }
 }

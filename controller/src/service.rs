@@ -12,7 +12,7 @@ use crate::record::{
     ProcessSpec, Properties, SandboxRecord, Stage, StopMode,
 };
 use crate::shared::{Key, Shared};
-use crate::state::{Container, Failure, Process};
+use crate::state::{Container, Failure};
 use crate::{processes, state::State};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -271,7 +271,7 @@ impl Controller {
                 self.shared.options.places.join(id.as_str()).to_string_lossy().into_owned()
             }),
             process_ids: {
-                let runs = |uid| state.processes.get(uid).is_some_and(Process::alive);
+                let runs = |uid| state.processes.get(uid).is_some_and(|process| process.alive() && !process.ending);
                 let running = container.processes.iter().filter(|(_, uid)| runs(*uid));
                 running.map(|(id, _)| id.to_string()).collect()
             },

@@ -32,6 +32,9 @@ fn inside_no_answer_comes() {
     assert!(client.is_closed());
 }
 
+/// What is wrong, the packets, and the descriptors beside the last of them.
+type Case = (&'static str, Vec<Vec<u8>>, Vec<std::os::fd::OwnedFd>);
+
 #[test]
 fn nonsense_ends_the_connection_and_nothing_else() {
     let mut place = Place::start();
@@ -48,7 +51,7 @@ fn nonsense_ends_the_connection_and_nothing_else() {
     let (pipe, _pipe_write) = std::io::pipe().unwrap();
     let large = tempfile::tempfile().unwrap();
     large.set_len(MAX_REQUEST as u64 + 1).unwrap();
-    let cases: Vec<(&str, Vec<Vec<u8>>, Vec<std::os::fd::OwnedFd>)> = vec![
+    let cases: Vec<Case> = vec![
         ("empty", vec![vec![0]], vec![]),
         ("garbage", vec![hello.clone(), vec![1; 500]], vec![]),
         ("another version", vec![hello.clone(), vec![99, 0]], vec![]),

@@ -115,6 +115,20 @@ impl Place {
         opened.expect("nobody reads").write_all(b"go\n").unwrap();
     }
 
+    /// A file system that never answers, for as long as its device is open; `None` where the
+    /// machine cannot make one.
+    pub fn mount_what_hangs(&self, folder: &str) -> Option<fs::File> {
+        let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").ok()?;
+        let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+        let mounted = Command::new("nsenter")
+            .args(["--target", &self.init.to_string(), "--mount", "--root", "--"])
+            .args(["/bin/busybox", "mount", "-t", "fuse", "-o", options, "hangs", folder])
+            .stdin(device.try_clone().unwrap())
+            .status();
+        assert!(mounted.unwrap().success());
+        Some(device)
+    }
+
     /// How many descriptors init has.
     pub fn init_fds(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.init)).unwrap().count()

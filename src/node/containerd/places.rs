@@ -10,7 +10,7 @@
 use super::groups::{Departure, GroupId};
 use super::kill::KillError;
 use super::listening::Expected;
-use super::shims::{End, Shim};
+use super::shims::{self, End, Shim};
 use super::spec::{self, Blank, MAPPED_ROOT};
 use super::{
     CallError, CallErrorKind, Containerd, NAMESPACE, ceiling, containers, failed, kill, labels, listening, remains,
@@ -195,9 +195,14 @@ impl Containerd {
 
     async fn end_shim(&self, group: &GroupId, patience: Duration) -> Result<(), NodeError> {
         let (founded, socket) = (group.clone(), self.connection.socket().to_owned());
-        let Some(shim) = blocking("looking for a shim", move || Shim::find(&founded, &socket)).await? else {
-            return Ok(());
-        };
+        let found = blocking("looking for a shim", move || {
+            let found = Shim::find(&founded, &socket)?;
+            if found.is_none() {
+                shims::remove_socket(&founded, &socket)?;
+            }
+            Ok(found)
+        });
+        let Some(shim) = found.await? else { return Ok(()) };
         match shim.end(patience).await {
             Ok(End::Own) => {}
             Ok(End::Killed) => tracing::warn!(group = group.as_str(), "killed a shim that outlived its places"),

@@ -8,8 +8,10 @@
 
 use super::NAMESPACE;
 use super::groups::GroupId;
+use super::labels::hex;
 use super::pidfd;
 use rustix::process::{Pid, PidfdFlags, Signal};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -19,6 +21,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Where shims listen: containerd's default, whatever its own folders are.
+const SOCKETS: &str = "/run/containerd/s";
 /// How long a killed shim may take to be gone.
 const DIES: Duration = Duration::from_secs(5);
 
@@ -76,6 +80,18 @@ impl Shim {
             let _ = fs::remove_file(socket);
         }
         Ok(End::Killed)
+    }
+}
+
+/// Removes the socket's file of a shim that somebody killed, and that is gone by now: containerd
+/// 1.6 leaves it. Its name is told by containerd's pkg/shim `SocketAddress`: the hash of
+/// containerd's address, the namespace and the group.
+pub(super) fn remove_socket(group: &GroupId, socket: &Path) -> io::Result<()> {
+    let name = socket.join(NAMESPACE).join(group.as_str());
+    let name = hex(&Sha256::digest(name.as_os_str().as_bytes()));
+    match fs::remove_file(Path::new(SOCKETS).join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
