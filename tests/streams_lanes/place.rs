@@ -64,7 +64,11 @@ impl Place {
     /// One in a folder of its own, on a tmpfs where there is one.
     pub fn new() -> Self {
         let on_tmpfs = std::env::var_os("STREAMS_DIR").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
-        let run = tempfile::tempdir_in(&on_tmpfs).or_else(|_| tempfile::tempdir()).unwrap();
+        Self::in_folder(tempfile::tempdir_in(&on_tmpfs).or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    /// One in this folder.
+    pub fn in_folder(run: tempfile::TempDir) -> Self {
         let sandbox = SandboxId::generate();
         let place = Self { sandbox, run, counter: Arc::default(), state: Arc::default() };
         let folder = place.folders().place(&place.sandbox);

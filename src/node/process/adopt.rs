@@ -190,6 +190,7 @@ impl Inner {
                 }
                 Ok(link) => {
                     link.fail("its place is gone");
+                    self.of_sandbox(&sandbox).iter().for_each(|process| process.end_streams());
                     Err(no_answer(&sandbox, "its place is gone"))
                 }
                 Err(reason) => {
