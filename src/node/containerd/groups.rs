@@ -440,10 +440,12 @@ mod tests {
                             table.settle(&id(n), made);
                         }
                     }
-                    Step::Leave(n) if !creating.contains_key(&id(n)) => {
-                        if table.of.contains_key(&id(n)) && table.leave(&id(n)) == Leave::Go {
-                            may_delete.insert(id(n));
-                        }
+                    Step::Leave(n)
+                        if !creating.contains_key(&id(n))
+                            && table.of.contains_key(&id(n))
+                            && table.leave(&id(n)) == Leave::Go =>
+                    {
+                        may_delete.insert(id(n));
                     }
                     Step::Left(n) if may_delete.remove(&id(n)) => {
                         let group = table.of[&id(n)].clone();
