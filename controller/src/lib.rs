@@ -1,12 +1,44 @@
 //! gardend's heart: records of what is wanted, and the loop that converges a node onto them.
 //!
+//! ```text
+//!   front ends ──▶ service ──▶ ledger (record first)
+//!                     │  ▲        ▲
+//!                wake ▼  │ state  │
+//!                  queue ──▶ reconcile ──▶ ports (the node) ──events──▶ processes
+//!                     ▲            plan: what is the next step?             │
+//!                  sweeper: what is really there?                           ▼ attachments
+//! ```
+//!
 //! Pure: no HTTP, no containerd, no Kubernetes, no Linux calls; the node is reached through
 //! [`ports`].
 
+mod attachment;
+#[cfg(any(test, feature = "fakes"))]
+pub mod contract;
 pub mod error;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fake;
+mod grace;
+pub mod ledger;
+mod options;
+mod places;
+pub mod plan;
 pub mod ports;
+mod processes;
+pub mod queue;
+mod reconcile;
 pub mod record;
-pub mod service;
+mod service;
+mod shared;
+mod start;
+mod state;
+mod sweeper;
+mod timers;
 
+pub use attachment::{Attachment, Output};
 pub use error::Error;
-pub use service::{Attachment, Controller, Info, Node, Options, Outcome, Output};
+pub use ledger::{Ledger, LedgerError};
+pub use options::{Node, Options};
+pub use processes::{MAX_ENDED, MAX_SEEN};
+pub use service::{Controller, Info, MAX_PROPERTY_BYTES, Outcome};
+pub use start::StartError;
