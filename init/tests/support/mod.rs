@@ -20,6 +20,10 @@ use tempfile::TempDir;
 /// Long enough for a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+const HOST_ROOT: u32 = 0;
+/// Whom gardend has as the root of unprivileged containers.
+pub const MAPPED_ROOT: u32 = u32::MAX - 1;
+
 const APPLETS: [&str; 24] = [
     "sh", "true", "false", "cat", "sleep", "id", "env", "pwd", "echo", "kill", "ls", "stat", "stty", "printf", "head",
     "yes", "mkdir", "umount", "rmdir", "grep", "tty", "test", "wc", "seq",
@@ -66,15 +70,38 @@ impl Place {
 
     /// The same, after `change` has worked on its root folder.
     pub fn start_with(change: impl FnOnce(&Path)) -> Self {
+        Self::start_as(HOST_ROOT, change)
+    }
+
+    /// In a user namespace, whose root is nobody on the host, as gardend's unprivileged containers
+    /// have it.
+    pub fn start_unprivileged() -> Self {
+        Self::start_as(MAPPED_ROOT, |_| {})
+    }
+
+    fn start_as(root: u32, change: impl FnOnce(&Path)) -> Self {
         let base = tempfile::Builder::new().prefix("garden-init-").tempdir().unwrap();
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        // A copy, since the folder that it was built in need not be open to all.
+        fs::copy(binary(), base.path().join("garden-init")).unwrap();
+        fs::set_permissions(base.path().join("garden-init"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(base.path().join("ctl")).unwrap();
         make_root(&base.path().join("root"));
         change(&base.path().join("root"));
-        let unshare = Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        let mut users = None;
+        if root != HOST_ROOT {
+            give_away(base.path(), root);
+            let holder = UserNamespace::of(root);
+            command = Command::new("nsenter");
+            command.arg("--user").arg(format!("--target={}", holder.0.id())).args(["--", "setpriv"]);
+            users = Some(holder);
+        }
+        let unshare = command
             // A test that is killed leaves nothing behind either.
             .args(["--pdeathsig", "KILL", "--", "unshare"])
             .args(["--pid", "--mount", "--propagation", "private", "--fork", "--kill-child=KILL", "--"])
-            .arg(binary())
+            .arg(base.path().join("garden-init"))
             .arg(base.path().join("ctl"))
             .stdin(Stdio::null())
             .stderr(fs::File::create(base.path().join("stderr")).unwrap())
@@ -82,6 +109,7 @@ impl Place {
             .expect("setpriv and unshare, of util-linux, and the rights of root are needed");
         let mut place = Self { base, unshare, init: 0 };
         place.init = place.find_init();
+        drop(users);
         place.furnish();
         place
     }
@@ -187,6 +215,40 @@ impl Drop for Place {
             None => drop(self.unshare.kill()),
         }
         let _ = self.unshare.wait();
+    }
+}
+
+/// All that a place has is its root's, but for what is its users'.
+fn give_away(base: &Path, root: u32) {
+    let owned_by_root = ["-R", "--from=0:0", &format!("{root}:{root}")].map(str::to_owned);
+    let given = Command::new("chown").args(owned_by_root).arg(base).status();
+    assert!(given.unwrap().success());
+}
+
+/// Held by a process that does nothing else, until another is in it.
+struct UserNamespace(Child);
+
+impl UserNamespace {
+    /// Root is `root`, and everybody else is who they are.
+    fn of(root: u32) -> Self {
+        let mut unshare = Command::new("unshare");
+        let mut holder = Self(unshare.args(["--user", "--", "cat"]).stdin(Stdio::piped()).spawn().unwrap());
+        let own = fs::read_link("/proc/self/ns/user").unwrap();
+        let namespace = format!("/proc/{}/ns/user", holder.0.id());
+        let is_made = until(|| (fs::read_link(&namespace).ok()? != own).then_some(())).is_some();
+        assert!(is_made, "no user namespace is made: {:?}", holder.0.try_wait());
+        for map in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{}/{map}", holder.0.id()), format!("0 {root} 1\n1 1 65535\n")).unwrap();
+        }
+        holder
+    }
+}
+
+impl Drop for UserNamespace {
+    fn drop(&mut self) {
+        // It reads what nobody writes, and so ends with this process at the latest.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 
