@@ -93,7 +93,7 @@ async fn everything_is_there_after_a_reopen_but_the_environment_of_processes() {
     let ledger = Ledger::open(&path).unwrap();
     let contents = ledger.load().await.unwrap();
     first.spec.env.clear();
-    assert_eq!(contents.containers, [record.clone()]);
+    assert_eq!(contents.containers, std::slice::from_ref(&record));
     assert_eq!(contents.processes, [first]);
     assert_eq!(contents.sandboxes.len(), 2);
     assert!(contents.sandboxes.contains(&sandbox) && contents.sandboxes.contains(&blank));
