@@ -39,12 +39,12 @@ fn it_is_the_controlling_terminal_with_its_size_and_belongs_to_the_user() {
 }
 
 #[test]
-fn it_is_raw_but_for_line_ends() {
+fn it_echoes_edits_lines_raises_signals_and_makes_line_ends_whole() {
     let place = Place::start();
     let mut client = place.client();
     let (_key, mut master) = client.spawn_with_terminal(&with_terminal("stty -a; echo end"));
     let modes = read_until(&mut master, "end\r\n");
-    for mode in ["-echo", "-icanon", "-isig", "-icrnl", "opost", "onlcr"] {
+    for mode in ["echo", "icanon", "isig", "icrnl", "opost", "onlcr"] {
         assert!(modes.split_whitespace().any(|seen| seen == mode), "{mode} in {modes}");
     }
 }
