@@ -1,2 +1,144 @@
-#![allow(missing_docs)]
-fn main() {}
+//! Builds garden-init statically and leaves it in `$OUT_DIR/garden-init`, so that gardend embeds it:
+//! `include_bytes!(concat!(env!("OUT_DIR"), "/garden-init"))`.
+//!
+//! It is a cargo run of its own, in a target folder of its own: init wants other code generation
+//! flags (static, small, abort) than the rest of the workspace, whatever the outer profile is.
+//! With `GARDEND_INIT_BINARY=PATH` that file is embedded instead and nothing is built.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the init is built from; anything else leaves it as it is.
+const SOURCES: [&str; 4] = ["init/src", "init/Cargo.toml", "Cargo.toml", "Cargo.lock"];
+
+/// Names a file that is embedded instead of a fresh build.
+const PREBUILT: &str = "GARDEND_INIT_BINARY";
+
+/// The init's profile, whatever the workspace's release profile is.
+const PROFILE: [&str; 6] = [
+    "profile.release.opt-level=\"s\"",
+    "profile.release.lto=\"fat\"",
+    "profile.release.codegen-units=1",
+    "profile.release.panic=\"abort\"",
+    "profile.release.strip=\"symbols\"",
+    "profile.release.debug=false",
+];
+
+fn main() {
+    println!("cargo::rerun-if-env-changed={PREBUILT}");
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    let result = match env::var_os(PREBUILT) {
+        Some(path) => prebuilt(Path::new(&path)),
+        None => build(),
+    };
+    if let Err(reason) = result.and_then(|binary| embed(&binary)) {
+        println!("cargo::error={reason}");
+        std::process::exit(1);
+    }
+}
+
+fn prebuilt(path: &Path) -> Result<PathBuf, String> {
+    if path.as_os_str().is_empty() {
+        return Err(format!("{PREBUILT} is empty; give it a static garden-init, or unset it to have one built"));
+    }
+    println!("cargo::rerun-if-changed={}", path.display());
+    Ok(path.to_path_buf())
+}
+
+fn build() -> Result<PathBuf, String> {
+    let target = variable("TARGET")?;
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let target_dir = PathBuf::from(variable("OUT_DIR")?).join("init-build");
+    let mut cargo = Command::new(variable("CARGO")?);
+    cargo.current_dir(&root).args(["build", "--quiet", "--release", "--package=garden-init", "--bin=garden-init"]);
+    // The outer cargo has just written the lock file and fetched every dependency of the library
+    // of the same name: there is nothing left to resolve or to download.
+    cargo.arg("--frozen").arg("--target").arg(&target).arg("--target-dir").arg(&target_dir);
+    for setting in PROFILE {
+        cargo.args(["--config", setting]);
+    }
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_the_outer_build(&name.to_string_lossy())) {
+        cargo.env_remove(name);
+    }
+    // Takes precedence over every other source of flags. With --target it leaves proc macros alone.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", ["-C", "target-feature=+crt-static"].join("\u{1f}"));
+    let output = cargo.output().map_err(|error| format!("cannot run cargo to build garden-init: {error}"))?;
+    if !output.status.success() {
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        return Err(format!(
+            "garden-init could not be built statically for {} ({}); its messages are above. It needs the C library's \
+             static archive (libc6-dev, glibc-static), or set {PREBUILT} to a binary built elsewhere",
+            target.to_string_lossy(),
+            output.status
+        ));
+    }
+    Ok(target_dir.join(&target).join("release/garden-init"))
+}
+
+/// Variables that describe the outer build (or the lint run that it is) and must not shape this one.
+fn is_of_the_outer_build(name: &str) -> bool {
+    let whole = [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "CLIPPY_ARGS",
+        "OUT_DIR",
+        "TARGET",
+        "HOST",
+        "PROFILE",
+        "OPT_LEVEL",
+        "DEBUG",
+        "NUM_JOBS",
+        "CARGO_MANIFEST_DIR",
+        "CARGO_MANIFEST_PATH",
+        "CARGO_MANIFEST_LINKS",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+        "CARGO_BUILD_TARGET_DIR",
+        "CARGO_BUILD_BUILD_DIR",
+    ];
+    let beginnings = ["CARGO_PKG_", "CARGO_CFG_", "CARGO_FEATURE_", "CARGO_PROFILE_", "DEP_"];
+    whole.contains(&name) || beginnings.iter().any(|beginning| name.starts_with(beginning))
+}
+
+fn embed(binary: &Path) -> Result<(), String> {
+    let bytes =
+        fs::read(binary).map_err(|error| format!("cannot read garden-init at {}: {error}", binary.display()))?;
+    match needs_a_loader(&bytes) {
+        Some(false) => {}
+        Some(true) => {
+            return Err(format!(
+                "{} is dynamically linked; pid 1 of a container must be static, since the blank rootfs holds nothing else",
+                binary.display()
+            ));
+        }
+        None => return Err(format!("{} is not a 64-bit little-endian ELF executable", binary.display())),
+    }
+    let place = PathBuf::from(variable("OUT_DIR")?).join("garden-init");
+    fs::write(&place, bytes).map_err(|error| format!("cannot write {}: {error}", place.display()))
+}
+
+/// Whether an ELF file has a program header of type PT_INTERP; `None` where it is no such file.
+fn needs_a_loader(elf: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    let half = |at: usize| Some(u16::from_le_bytes(elf.get(at..at.checked_add(2)?)?.try_into().ok()?));
+    let word = |at: usize| Some(u32::from_le_bytes(elf.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    let long = |at: usize| Some(u64::from_le_bytes(elf.get(at..at.checked_add(8)?)?.try_into().ok()?));
+    elf.starts_with(b"\x7fELF\x02\x01").then_some(())?;
+    let (table, entry, count) = (usize::try_from(long(32)?).ok()?, usize::from(half(54)?), usize::from(half(56)?));
+    for index in 0..count {
+        if word(table.checked_add(index * entry)?)? == PT_INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+fn variable(name: &str) -> Result<OsString, String> {
+    env::var_os(name).ok_or_else(|| format!("{name} is not set; this is a build script that cargo runs"))
+}

@@ -1,3 +1,14 @@
-//! garden-init: pid 1 of every gardend container, and the wire types that its client shares.
+//! garden-init: pid 1 of every gardend container, one static binary with a single thread.
+//!
+//! [`wire`] and [`packet`] are what its client shares with it: the words and how they travel.
+//! [`server`] is pid 1 itself: it listens, forks, reaps, and keeps statuses and descriptors until
+//! they are acknowledged. [`child`] is what a new process does before its exec; [`accounts`] and
+//! [`environment`] are the pure parts of that.
 
+pub mod accounts;
+pub mod child;
+pub mod environment;
+pub mod packet;
+pub mod server;
+mod sys;
 pub mod wire;

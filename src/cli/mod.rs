@@ -1,1 +1,200 @@
-//! cli
+//! The command line: one file a command.
+//!
+//! Owns what people type and see: arguments, tables and JSON, colours, the local terminal, exit
+//! statuses. Everything a client command does goes through [`client`], over Garden's API, as any
+//! other client's would. `serve` and `check` are only parsed here; `main.rs` carries them out.
+//!
+//! Exit statuses: 0; 1 where a command failed; 2 where its arguments make no sense. `run`,
+//! `shell` and `attach` exit as their process did, or with 125 where gardend or this client
+//! failed, 126 where the program cannot be executed, 127 where it is not there, 128 + N where
+//! signal N ended the waiting.
+
+mod attach;
+pub mod check;
+pub mod client;
+mod create;
+mod feed;
+mod flags;
+mod info;
+mod local;
+mod ls;
+mod outcome;
+mod output;
+mod ping;
+mod props;
+mod ps;
+mod rm;
+mod run;
+mod session;
+mod shell;
+mod signals;
+mod stop;
+mod terminal;
+
+pub use check::CheckArgs;
+pub use output::report_error;
+
+use crate::config::ServeArgs;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use client::{Client, Target};
+use outcome::{Failure, Status};
+use output::Ui;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// A Garden server for containerd nodes, and a client of one
+#[derive(Debug, Parser)]
+#[command(name = "gardend", version = version(), max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Colours follow the terminal and NO_COLOR. Client commands speak to any Garden server.")]
+pub struct Cli {
+    /// What every client command shares.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every client command shares.
+#[derive(Clone, Debug, Args)]
+pub struct Globals {
+    /// The server that client commands speak to: host:port, tcp://host:port or unix:///path
+    #[arg(
+        long,
+        global = true,
+        env = "GARDEND_TARGET",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7777",
+        help_heading = "Client options"
+    )]
+    pub target: Target,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve Garden clients on this node
+    Serve(Box<ServeArgs>),
+    /// Tell whether this node can serve, and what to do where it cannot
+    Check(Box<CheckArgs>),
+    /// A command that asks a server.
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// A command that asks a server.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Ask whether the server is well
+    Ping(ping::PingArgs),
+    /// Create a container and print its handle
+    Create(Box<create::CreateArgs>),
+    /// Run a process in a container; exits as it does
+    Run(Box<run::RunArgs>),
+    /// Open a shell in a container: its bash, or else its sh
+    Shell(shell::ShellArgs),
+    /// Attach to a process; exits as it does
+    Attach(attach::AttachArgs),
+    /// List the processes of one container, or of all
+    Ps(ps::PsArgs),
+    /// List containers
+    #[command(visible_alias = "list")]
+    Ls(ls::LsArgs),
+    /// Show what is known of a container
+    #[command(visible_alias = "inspect")]
+    Info(info::InfoArgs),
+    /// Show and change a container's properties
+    #[command(visible_alias = "properties")]
+    Props(props::PropsArgs),
+    /// End all processes of containers; their files stay
+    Stop(stop::StopArgs),
+    /// Destroy containers
+    #[command(visible_alias = "destroy")]
+    Rm(rm::RmArgs),
+}
+
+/// What a command works with.
+struct Context {
+    client: Client,
+    ui: Ui,
+}
+
+/// Parses the process's arguments. Where they make no sense, or ask for help or the version, that
+/// has been printed and the exit status is in `Err`.
+///
+/// # Errors
+/// The status to exit with.
+pub fn parse() -> Result<Cli, ExitCode> {
+    parse_from(std::env::args_os().collect())
+}
+
+fn parse_from(args: Vec<OsString>) -> Result<Cli, ExitCode> {
+    let parsed = Cli::command().try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        // Nobody is left to tell when this cannot be written either.
+        let _ = error.print();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+            // 2 could be the process's own status.
+            _ if exits_as_a_process(&args) => Status::ClientFailed.into(),
+            _ => Status::Usage.into(),
+        }
+    })
+}
+
+fn exits_as_a_process(args: &[OsString]) -> bool {
+    let command = Cli::command();
+    let is_command = |word: &&OsString| word.to_str().is_some_and(|word| command.find_subcommand(word).is_some());
+    let first = args.iter().skip(1).find(is_command);
+    first.is_some_and(|word| ["run", "shell", "attach"].iter().any(|name| word == name))
+}
+
+/// Carries a client command out; answers the status to exit with.
+///
+/// Threads that read stdin or write to a stdout that nobody reads may be left behind: end the
+/// process, do not wait for them.
+pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
+    let context = Context { client: Client::new(globals.target), ui: Ui::new() };
+    let result = match command {
+        ClientCommand::Ping(args) => ping::ping(&context, args).await,
+        ClientCommand::Create(args) => create::create(&context, *args).await,
+        ClientCommand::Run(args) => run::run(&context, *args).await.map_err(Failure::of_a_process),
+        ClientCommand::Shell(args) => shell::shell(&context, args).await.map_err(Failure::of_a_process),
+        ClientCommand::Attach(args) => attach::attach(&context, args).await.map_err(Failure::of_a_process),
+        ClientCommand::Ps(args) => ps::ps(&context, args).await,
+        ClientCommand::Ls(args) => ls::ls(&context, args).await,
+        ClientCommand::Info(args) => info::info(&context, args).await,
+        ClientCommand::Props(args) => props::props(&context, args).await,
+        ClientCommand::Stop(args) => stop::stop(&context, args).await,
+        ClientCommand::Rm(args) => rm::rm(&context, args).await,
+    };
+    result.unwrap_or_else(|failure| failure.report())
+}
+
+/// The version, with the commit where the build knew it.
+fn version() -> &'static str {
+    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| match option_env!("GARDEND_COMMIT") {
+        Some(commit) if !commit.is_empty() => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+        _ => env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    &VERSION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_arguments_of_a_command_that_exits_as_a_process_are_not_taken_for_its_status() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(exits_as_a_process(&words("gardend --target x:1 run --bogus")));
+        assert!(!exits_as_a_process(&words("gardend ls run")));
+        assert!(!exits_as_a_process(&words("gardend")));
+    }
+}

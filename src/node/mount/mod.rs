@@ -1,1 +1,185 @@
-//! mount
+//! The controller's `Rootfs` port made real: what a container's files are, and how they get into
+//! its place.
+//!
+//! Owns `<state-dir>/layers` and `<state-dir>/rootfs`, and `etc/` in a place's folder. Promises:
+//! no mount ever appears in the host's mount namespace, so none can be left there; nothing is
+//! forked or executed; whatever a client's path or an image's symlink says, what is mounted or
+//! made stays beneath the container's root; no call waits longer than its deadline.
+//! Leaves to others: places and their init ([`super::containerd`], [`super::place`]), and killing
+//! a place whose furnishing failed.
+
+pub mod default_rootfs;
+
+mod attributes;
+mod beneath;
+mod copy;
+mod entry;
+mod error;
+mod furnish;
+mod identity;
+mod layer;
+mod overlay;
+mod owner;
+mod remove;
+mod tree;
+mod unpack;
+mod wanted;
+mod work;
+mod workshop;
+
+pub use entry::HostMounts;
+pub use owner::IdMap;
+
+use super::place::Folders;
+use async_trait::async_trait;
+use default_rootfs::Store;
+use entry::Home;
+use error::{Result, attempting, failed};
+use furnish::Furnishing;
+use gardend_controller::ports::{NodeError, Rootfs};
+use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, SandboxId};
+use overlay::Overlays;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use wanted::{DefaultRootfs, Wanted};
+use work::Workers;
+
+/// What an operator, or a test, can set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A folder or a tar for containers that name no rootfs.
+    pub default_rootfs: Option<PathBuf>,
+    /// Whose paths clients give.
+    pub host_mounts: HostMounts,
+    /// How unprivileged places map ids; they are refused where they do otherwise.
+    pub id_map: IdMap,
+    /// How long checking and furnishing may take, each.
+    pub deadline: Duration,
+    /// How long a caller waits for a layer's removal, which goes on meanwhile.
+    pub release_deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            default_rootfs: None,
+            host_mounts: HostMounts::Own,
+            id_map: IdMap::garden(),
+            deadline: Duration::from_secs(10),
+            release_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The node's mounts. See the module.
+#[derive(Clone)]
+pub struct MountNode {
+    folders: Folders,
+    options: Options,
+    overlays: Option<Arc<Overlays>>,
+    workers: Workers,
+}
+
+impl MountNode {
+    /// Prepares what all containers share: copies the default rootfs where that was not done
+    /// before, tries overlays out, removes copies that nobody uses any more. Blocks for as long as
+    /// that takes; meant for the start.
+    ///
+    /// # Errors
+    /// Where the default rootfs cannot be used, or overlays cannot be made in the state folder.
+    pub fn new(folders: Folders, options: Options) -> Result<Self> {
+        let (at, asked) = (folders.clone(), options.clone());
+        // On a thread of its own, since it goes through several mount namespaces.
+        let preparing = std::thread::Builder::new()
+            .name("mount-start".into())
+            .spawn(move || prepare(&at, &asked))
+            .map_err(attempting("starting a thread"))?;
+        let overlays =
+            preparing.join().map_err(|_| failed("preparing the default rootfs ended in a panic; see the log"))??;
+        Ok(Self { folders, options, overlays: overlays.map(Arc::new), workers: Workers::default() })
+    }
+
+    fn wanted(&self, spec: &ContainerSpec) -> Result<Wanted> {
+        Wanted::of(spec, if self.overlays.is_some() { DefaultRootfs::Set } else { DefaultRootfs::NotSet })
+    }
+}
+
+fn prepare(folders: &Folders, options: &Options) -> Result<Option<Overlays>> {
+    let store = Store::new(folders);
+    let current = match &options.default_rootfs {
+        Some(path) => Some(default_rootfs::prepare(folders, path)?),
+        None => None,
+    };
+    let mut used: BTreeSet<String> = current.iter().map(|rootfs| rootfs.key().to_owned()).collect();
+    for name in layer::names(&folders.layers())? {
+        used.extend(layer::below(&folders.layers().join(name))?);
+    }
+    store.remove_all_but(&used)?;
+    let Some(current) = current else { return Ok(None) };
+    crate::node::sys::unshare_working_folder().map_err(attempting("giving the mount thread its own working folder"))?;
+    let home = Home::of_this_thread()?;
+    Overlays::start(folders, store, current, &options.id_map, &home).map(Some)
+}
+
+#[async_trait]
+impl Rootfs for MountNode {
+    async fn check(&self, spec: &ContainerSpec) -> std::result::Result<(), NodeError> {
+        let wanted = self.wanted(spec)?;
+        let host = self.options.host_mounts.clone();
+        let look = move |_: &work::Cancelled| {
+            if matches!(host, HostMounts::Of(_)) {
+                crate::node::sys::unshare_working_folder()
+                    .map_err(attempting("giving the mount thread its own working folder"))?;
+            }
+            host.enter()?;
+            wanted.look()
+        };
+        self.workers.run("looking at the rootfs and bind mount sources", self.options.deadline, look).await
+    }
+
+    async fn furnish(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerUid,
+        handle: &Handle,
+        spec: &ContainerSpec,
+    ) -> std::result::Result<(), NodeError> {
+        let furnishing = Furnishing {
+            place: self.folders.place(sandbox),
+            container: container.clone(),
+            handle: handle.clone(),
+            privileged: spec.privileged,
+            wanted: self.wanted(spec)?,
+            host: self.options.host_mounts.clone(),
+            map: self.options.id_map.clone(),
+            overlays: self.overlays.clone(),
+        };
+        let claim = self.workers.claim(container, self.options.deadline).await?;
+        let furnish = move |cancelled: &work::Cancelled| {
+            let _claim = claim;
+            furnishing.run(cancelled)
+        };
+        self.workers.run(&format!("furnishing container {handle}"), self.options.deadline, furnish).await
+    }
+
+    async fn release(&self, container: &ContainerUid) -> std::result::Result<(), NodeError> {
+        let layer = self.folders.layer(container);
+        let claim = self.workers.claim(container, self.options.release_deadline).await?;
+        let remove = move |_: &work::Cancelled| {
+            let _claim = claim;
+            layer::remove(&layer)
+        };
+        self.workers
+            .run(&format!("releasing the files of container {container}"), self.options.release_deadline, remove)
+            .await
+    }
+
+    async fn list(&self) -> std::result::Result<Vec<ContainerUid>, NodeError> {
+        let layers = self.folders.layers();
+        let names = move |_: &work::Cancelled| layer::names(&layers);
+        let names = self.workers.run("listing writable layers", self.options.deadline, names).await?;
+        Ok(names.iter().filter_map(|name| ContainerUid::parse(name)).collect())
+    }
+}

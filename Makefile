@@ -1,0 +1,77 @@
+# make run    a gardend to try out, on 127.0.0.1:7777 until Ctrl-C
+# make test   everything, with what it needs
+# make lint   formatting, clippy, dependencies, generated files
+# make bench  what a Garden client waits for, beside the bare containerd's own cost
+# make crds   the custom resource definitions, printed anew into crds/
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+# Outside the sources, so that they are kept when these go.
+export GARDEND_CACHE ?= $(HOME)/.cache/gardend
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# Where this folder exists, the Garden client is taken from it instead of the module proxy.
+GARDEN_CLIENT ?= ../shared/garden-client
+# Where `make run` serves.
+LISTEN ?= 127.0.0.1:7777
+# Pairs of a containerd and a runtime: Debian's 1.6 and the pinned 2.x. The first gets every Go test.
+PAIRS ?= pinned:runc debian:crun debian:runc pinned:crun
+
+# Making containers needs root; building does not.
+ifneq ($(shell id -u),0)
+SUDO := sudo -E
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
+endif
+
+.PHONY: run build test test-rust test-go lint bench crds setup tools FORCE
+.DEFAULT_GOAL := build
+
+build:
+	cargo build --locked --release --bin gardend
+
+run:
+	@scripts/setup.sh run
+	cargo build --locked --release --bin gardend
+	@$(SUDO) env LISTEN=$(LISTEN) GARDEND_BIN=$(TARGET)/release/gardend scripts/run.sh
+
+setup:
+	@scripts/setup.sh test
+
+tools: setup
+	@scripts/build-tools.sh >/dev/null
+
+# One after the other: what one leaves behind is counted, and the machine has to be its own.
+test: test-rust test-go
+
+# Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
+test-rust: tools
+	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd cargo test --locked --workspace
+
+test-go: tools go.work
+	cargo build --locked --bin gardend
+	scripts/test-go.sh "$(TARGET)/debug/gardend" $(PAIRS)
+
+# Ignored by git. Where the client's folder is not there, go takes the client from the module proxy, as go.mod says.
+go.work: FORCE
+	@rm -f go.work go.work.sum
+	@if [ -f "$(GARDEN_CLIENT)/go.mod" ]; then \
+	  printf 'go 1.26.6\n\nuse (\n\t./bench\n\t./tests/go\n)\n\nreplace code.cloudfoundry.org/garden => %s\n' \
+	    "$$(realpath "$(GARDEN_CLIENT)")" >go.work; \
+	fi
+
+lint: setup go.work
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	scripts/check-dependencies.sh
+	scripts/check-go.sh
+	for script in scripts/*.sh .ci/run; do bash -n "$$script"; done
+
+bench: tools go.work
+	cargo build --locked --release --bin gardend
+	$(SUDO) env GARDEND_BIN=$(TARGET)/release/gardend scripts/bench.sh
+
+crds:
+	cargo run --locked --quiet --package gardend-crds
+
+FORCE:

@@ -1,0 +1,35 @@
+//! `gardend ping`.
+
+use super::Context;
+use super::flags::Json;
+use super::outcome::Failure;
+use clap::Args;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Instant;
+
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Serialize)]
+struct Pong {
+    target: String,
+    healthy: bool,
+    milliseconds: f64,
+}
+
+pub(super) async fn ping(context: &Context, args: PingArgs) -> Result<ExitCode, Failure> {
+    let started = Instant::now();
+    context.client.ping().await?;
+    let milliseconds = (started.elapsed().as_secs_f64() * 1e5).round() / 100.0;
+    let target = context.client.target().to_string();
+    if args.json.json {
+        context.ui.json(&Pong { target, healthy: true, milliseconds })?;
+    } else {
+        context.ui.line(&format!("{target} is well and answered in {milliseconds} ms"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,89 @@
+//! Every call of Garden's API and where it is answered.
+//!
+//! Routes are found on the path as it was sent, still encoded. Go's client puts names into paths
+//! as they are, so a property's key may bring slashes of its own: it is all that is left.
+
+use super::Garden;
+use super::answer::Refusal;
+use super::calls::{containers, metrics, missing, processes, properties, server};
+use super::names::Names;
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use http::{Method, StatusCode, Uri};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tracing::Instrument;
+
+pub(super) fn router(garden: Garden) -> Router {
+    // A GET route answers HEAD too, where that is not said otherwise; there is no taking over a
+    // connection whose client wants a head alone.
+    let attach = get(processes::attach).head(wrong_method);
+    let stdout = get(processes::stdout).head(wrong_method);
+    let stderr = get(processes::stderr).head(wrong_method);
+    Router::new()
+        .route("/ping", get(server::ping))
+        .route("/capacity", get(server::capacity))
+        .route("/containers", get(containers::list).post(containers::create))
+        // These two names are also handles that a container may have.
+        .route("/containers/bulk_info", get(containers::bulk_info).delete(containers::destroy_bulk_info))
+        .route("/containers/bulk_metrics", get(metrics::bulk_metrics).delete(containers::destroy_bulk_metrics))
+        .route("/containers/{handle}", delete(containers::destroy))
+        .route("/containers/{handle}/info", get(containers::info))
+        .route("/containers/{handle}/stop", put(containers::stop))
+        .route("/containers/{handle}/grace_time", put(containers::set_grace_time))
+        .route("/containers/{handle}/files", put(missing::stream_in).get(missing::stream_out))
+        .route("/containers/{handle}/limits/bandwidth", get(missing::bandwidth_limits))
+        .route("/containers/{handle}/limits/cpu", get(missing::cpu_limits))
+        .route("/containers/{handle}/limits/disk", get(missing::disk_limits))
+        .route("/containers/{handle}/limits/memory", get(missing::memory_limits))
+        .route("/containers/{handle}/net/in", post(missing::net_in))
+        .route("/containers/{handle}/net/out", post(missing::net_out))
+        .route("/containers/{handle}/net/out/bulk", post(missing::bulk_net_out))
+        .route("/containers/{handle}/processes", post(processes::run))
+        .route("/containers/{handle}/processes/{process}", attach)
+        .route("/containers/{handle}/processes/{process}/attaches/{stream}/stdout", stdout)
+        .route("/containers/{handle}/processes/{process}/attaches/{stream}/stderr", stderr)
+        .route("/containers/{handle}/properties", get(properties::all))
+        .route(
+            "/containers/{handle}/properties/{*key}",
+            get(properties::one).put(properties::set).delete(properties::remove),
+        )
+        .route("/containers/{handle}/metrics", get(metrics::metrics))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(traced))
+        .with_state(garden)
+}
+
+async fn unknown_path(method: Method, uri: Uri) -> Refusal {
+    let message = format!("there is no call {method} {} in Garden's API", uri.path());
+    Refusal::http(StatusCode::NOT_FOUND, message)
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let message = format!("the path {} does not take {method}", uri.path());
+    Refusal::http(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
+}
+
+/// Everything that is logged of a request carries its number, its route and its container. Bodies
+/// and queries are never logged.
+async fn traced(names: Result<Names, Refusal>, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let span = tracing::info_span!(
+        "request",
+        number = NUMBER.fetch_add(1, Ordering::Relaxed),
+        method = %request.method(),
+        route = route.as_ref().map_or("-", MatchedPath::as_str),
+        handle = names.map(|names| names.handle).unwrap_or_default(),
+    );
+    async {
+        let started = std::time::Instant::now();
+        let response = next.run(request).await;
+        tracing::debug!(status = response.status().as_u16(), elapsed = ?started.elapsed(), "answered");
+        response
+    }
+    .instrument(span)
+    .await
+}

@@ -1,0 +1,341 @@
+//! `ContainerSpec`: what a create asks for.
+
+use super::{Unacceptable, absolute_path, check_env, non_empty};
+use gardend_controller::record::{self, BindMode, BindOrigin, CreateRequest, Handle, RootfsSource};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ContainerSpec {
+    handle: String,
+    grace_time: i64,
+    rootfs: String,
+    image: ImageRef,
+    bind_mounts: Vec<BindMount>,
+    network: String,
+    properties: BTreeMap<String, String>,
+    env: Vec<String>,
+    privileged: bool,
+    limits: Limits,
+    /// Accepted: a container reaches nothing but itself until there is a network, so rules that
+    /// would open something fail closed.
+    #[allow(dead_code)]
+    netout_rules: Vec<IgnoredAny>,
+    netin: Vec<IgnoredAny>,
+}
+
+/// Its user name and password serve the pull of an image alone and are kept nowhere.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ImageRef {
+    pub(super) uri: String,
+    #[allow(dead_code)]
+    username: Unkept,
+    #[allow(dead_code)]
+    password: Unkept,
+}
+
+/// A string that was one, and is gone.
+#[derive(Debug, Default)]
+struct Unkept;
+
+impl<'de> Deserialize<'de> for Unkept {
+    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        String::deserialize(source).map(|_| Self)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct BindMount {
+    src_path: String,
+    dst_path: String,
+    mode: u8,
+    origin: u8,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Limits {
+    bandwidth_limits: BandwidthLimits,
+    cpu_limits: CpuLimits,
+    disk_limits: DiskLimits,
+    memory_limits: MemoryLimits,
+    pid_limits: PidLimits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct BandwidthLimits {
+    rate: u64,
+    burst: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CpuLimits {
+    weight: u64,
+    limit_in_shares: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DiskLimits {
+    inode_soft: u64,
+    inode_hard: u64,
+    byte_soft: u64,
+    byte_hard: u64,
+    /// Without a limit it says nothing.
+    #[allow(dead_code)]
+    scope: u8,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct MemoryLimits {
+    limit_in_bytes: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PidLimits {
+    max: u64,
+}
+
+impl CpuLimits {
+    pub(super) fn named(&self) -> [(&'static str, u64); 2] {
+        [("cpu_limits.weight", self.weight), ("cpu_limits.limit_in_shares", self.limit_in_shares)]
+    }
+}
+
+impl MemoryLimits {
+    pub(super) fn named(&self) -> (&'static str, u64) {
+        ("memory_limits.limit_in_bytes", self.limit_in_bytes)
+    }
+}
+
+/// Zero is no limit; any other is refused as long as it could not be kept.
+pub(super) fn refuse_limits(named: impl IntoIterator<Item = (&'static str, u64)>) -> Result<(), Unacceptable> {
+    match named.into_iter().find(|(_, value)| *value != 0) {
+        Some((name, _)) => Err(Unacceptable::not_available(format!("limits.{name}"))),
+        None => Ok(()),
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), Unacceptable> {
+        let others = [
+            ("bandwidth_limits.rate", self.bandwidth_limits.rate),
+            ("bandwidth_limits.burst", self.bandwidth_limits.burst),
+            ("disk_limits.inode_soft", self.disk_limits.inode_soft),
+            ("disk_limits.inode_hard", self.disk_limits.inode_hard),
+            ("disk_limits.byte_soft", self.disk_limits.byte_soft),
+            ("disk_limits.byte_hard", self.disk_limits.byte_hard),
+            ("pid_limits.max", self.pid_limits.max),
+            self.memory_limits.named(),
+        ];
+        refuse_limits(self.cpu_limits.named().into_iter().chain(others))
+    }
+}
+
+impl ContainerSpec {
+    /// The request in the controller's words.
+    pub(crate) fn into_request(self) -> Result<CreateRequest, Unacceptable> {
+        self.limits.check()?;
+        if !self.network.is_empty() {
+            return Err(Unacceptable::not_available("network"));
+        }
+        if !self.netin.is_empty() {
+            return Err(Unacceptable::not_available("netin"));
+        }
+        check_env(&self.env)?;
+        let handle = non_empty(self.handle).map(Handle::new).transpose()?;
+        let grace_time = grace_time("grace_time", self.grace_time)?;
+        let rootfs = rootfs(&self.rootfs, &self.image.uri)?;
+        let bind_mounts = bind_mounts(&self.bind_mounts)?;
+        let spec = record::ContainerSpec {
+            rootfs,
+            bind_mounts,
+            env: self.env,
+            privileged: self.privileged,
+            ..record::ContainerSpec::default()
+        };
+        Ok(CreateRequest {
+            handle,
+            grace_time: Some(grace_time).filter(|time| !time.is_zero()),
+            properties: self.properties,
+            spec,
+        })
+    }
+}
+
+/// Go's `time.Duration`: signed nanoseconds.
+pub(crate) fn grace_time(field: &str, nanoseconds: i64) -> Result<Duration, Unacceptable> {
+    let nanoseconds = u64::try_from(nanoseconds)
+        .map_err(|_| Unacceptable::field(field, "is negative; give nanoseconds, or 0 for the server's default"))?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// `image.uri` wins over `rootfs`. A path means itself, letter by letter; in a `raw://` URI it is
+/// percent-encoded, as in every URI.
+fn rootfs(rootfs: &str, image: &str) -> Result<RootfsSource, Unacceptable> {
+    let (field, uri) = if image.is_empty() { ("rootfs", rootfs) } else { ("image.uri", image) };
+    if uri.is_empty() {
+        return Ok(RootfsSource::Default);
+    }
+    if uri.starts_with('/') {
+        return absolute_path(|| field.to_owned(), uri).map(RootfsSource::Raw);
+    }
+    let wrong = |reason: String| Unacceptable::field(field, reason);
+    match uri.split_once(':') {
+        Some(("raw", rest)) => raw_path(rest).map(RootfsSource::Raw).map_err(|reason| wrong(reason.to_owned())),
+        Some((scheme @ ("docker" | "oci"), _)) => Err(wrong(format!(
+            "images ({scheme}://) are not available in this version of gardend; \
+             give a folder as raw:///path or /path, or nothing for the default rootfs"
+        ))),
+        Some((scheme, _)) if !scheme.contains('/') => Err(wrong(format!(
+            "the scheme {scheme:?} is not known; give a folder as raw:///path or /path, or nothing for the default rootfs"
+        ))),
+        _ => Err(wrong(format!("{uri:?} is not an absolute path; give /path or raw:///path"))),
+    }
+}
+
+fn raw_path(rest: &str) -> Result<PathBuf, &'static str> {
+    let encoded = rest
+        .strip_prefix("//")
+        .filter(|path| path.starts_with('/'))
+        .ok_or("a raw rootfs is written with three slashes, raw:///path")?;
+    if encoded.contains(['?', '#']) {
+        return Err("a raw rootfs has neither query nor fragment; write ? as %3F and # as %23");
+    }
+    let path = percent_encoding::percent_decode_str(encoded)
+        .decode_utf8()
+        .map_err(|_| "the path is not UTF-8 once percent-decoded")?;
+    if path.contains('\0') {
+        return Err("holds a zero byte, which no path can");
+    }
+    Ok(PathBuf::from(path.into_owned()))
+}
+
+fn bind_mounts(mounts: &[BindMount]) -> Result<Vec<record::BindMount>, Unacceptable> {
+    let one = |(index, mount): (usize, &BindMount)| {
+        let field = |name: &str| format!("bind_mounts[{index}].{name}");
+        let mode = match mount.mode {
+            0 => BindMode::ReadOnly,
+            1 => BindMode::ReadWrite,
+            other => {
+                let reason = format!("expected 0 (read-only) or 1 (read-write), found {other}");
+                return Err(Unacceptable::field(field("mode"), reason));
+            }
+        };
+        let origin = match mount.origin {
+            0 => BindOrigin::Host,
+            1 => BindOrigin::Container,
+            other => {
+                let reason = format!("expected 0 (host) or 1 (container), found {other}");
+                return Err(Unacceptable::field(field("origin"), reason));
+            }
+        };
+        let source = absolute_path(|| field("src_path"), &mount.src_path)?;
+        let target = absolute_path(|| field("dst_path"), &mount.dst_path)?;
+        Ok(record::BindMount { source, target, mode, origin })
+    };
+    mounts.iter().enumerate().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::garden::wire::json;
+
+    fn request(text: &str) -> Result<CreateRequest, String> {
+        let spec: ContainerSpec = json::parse(text.as_bytes(), "").map_err(|error| error.to_string())?;
+        spec.into_request().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_asked_for_is_the_default_container() {
+        assert_eq!(request("{}").unwrap(), CreateRequest::default());
+        let nulls = r#"{"handle":null,"image":null,"bind_mounts":null,"limits":null,"properties":null,"env":null}"#;
+        assert_eq!(request(nulls).unwrap(), CreateRequest::default());
+    }
+
+    #[test]
+    fn everything_that_can_be_had_is_carried_over() {
+        let asked = request(
+            r#"{"handle":"h","grace_time":1500000000,"rootfs":"/unused","image":{"uri":"raw:///r%20oot","password":"p"},
+            "bind_mounts":[{"src_path":"/a","dst_path":"/b","mode":1},{"src_path":"/c","dst_path":"/d","origin":1}],
+            "properties":{"k":"v"},"env":["A=b","BARE"],"privileged":true,"netout_rules":[{"protocol":1}],
+            "limits":{"disk_limits":{"scope":1}}}"#,
+        )
+        .unwrap();
+        assert_eq!(asked.handle.unwrap().as_str(), "h");
+        assert_eq!(asked.grace_time, Some(Duration::from_millis(1500)));
+        assert_eq!(asked.properties["k"], "v");
+        assert_eq!(asked.spec.rootfs, RootfsSource::Raw("/r oot".into()));
+        assert_eq!(asked.spec.env, ["A=b", "BARE"]);
+        assert!(asked.spec.privileged);
+        let modes: Vec<_> = asked.spec.bind_mounts.iter().map(|mount| (mount.mode, mount.origin)).collect();
+        assert_eq!(modes, [(BindMode::ReadWrite, BindOrigin::Host), (BindMode::ReadOnly, BindOrigin::Container)]);
+    }
+
+    #[test]
+    fn a_rootfs_is_a_path_a_raw_uri_or_nothing() {
+        assert_eq!(rootfs("/a%20b", "").unwrap(), RootfsSource::Raw("/a%20b".into()));
+        assert_eq!(rootfs("/a", "raw:///b").unwrap(), RootfsSource::Raw("/b".into()));
+        for (uri, part) in [
+            ("docker:///busybox", "docker://"),
+            ("oci://x/y", "oci://"),
+            ("preloaded:cflinuxfs4", "preloaded"),
+            ("some/path", "not an absolute path"),
+            ("some/path:tag", "not an absolute path"),
+            ("raw:/x", "three slashes"),
+            ("raw://host/x", "three slashes"),
+            ("raw:///x?y", "neither query"),
+            ("raw:///%00", "zero byte"),
+            ("raw:///%ff", "UTF-8"),
+        ] {
+            let error = rootfs("", uri).unwrap_err().to_string();
+            assert!(error.starts_with("image.uri: ") && error.contains(part), "{uri}: {error}");
+        }
+        assert!(rootfs("x", "").unwrap_err().to_string().starts_with("rootfs: "));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_by_its_name() {
+        for (text, field) in [
+            (r#"{"limits":{"memory_limits":{"limit_in_bytes":1}}}"#, "limits.memory_limits.limit_in_bytes"),
+            (r#"{"limits":{"cpu_limits":{"limit_in_shares":1}}}"#, "limits.cpu_limits.limit_in_shares"),
+            (r#"{"limits":{"pid_limits":{"max":1}}}"#, "limits.pid_limits.max"),
+            (r#"{"limits":{"disk_limits":{"byte_hard":1}}}"#, "limits.disk_limits.byte_hard"),
+            (r#"{"limits":{"bandwidth_limits":{"rate":1}}}"#, "limits.bandwidth_limits.rate"),
+            (r#"{"network":"10.0.0.1/30"}"#, "network"),
+            (r#"{"netin":[{"host_port":1}]}"#, "netin"),
+        ] {
+            let expected = format!("{field} is not available in this version of gardend; ask again without it");
+            assert_eq!(request(text).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_its_field() {
+        for (text, part) in [
+            (r#"{"grace_time":-1}"#, "grace_time: is negative"),
+            (r#"{"grace_time":9223372036854775808}"#, "grace_time is wrong: expected a whole number"),
+            (r#"{"env":["A=b","=c"]}"#, "env[1]: has no name"),
+            (r#"{"env":["A=\u0000"]}"#, "env[0]: holds a zero byte"),
+            (r#"{"bind_mounts":[{"src_path":"/a","dst_path":"/b","mode":2}]}"#, "bind_mounts[0].mode: expected 0"),
+            (r#"{"bind_mounts":[{"src_path":"/a","dst_path":"/b","origin":2}]}"#, "bind_mounts[0].origin: expected 0"),
+            (r#"{"bind_mounts":[{"src_path":"a","dst_path":"/b"}]}"#, "bind_mounts[0].src_path: must be an absolute"),
+            (r#"{"bind_mounts":[{"src_path":"/a"}]}"#, "bind_mounts[0].dst_path: is missing"),
+            (r#"{"handle":"a/b"}"#, "cannot carry in a URL"),
+        ] {
+            let error = request(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

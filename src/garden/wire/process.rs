@@ -1,0 +1,143 @@
+//! `ProcessSpec`: what a run asks for.
+
+use super::container::{BindMount, CpuLimits, ImageRef, MemoryLimits, refuse_limits};
+use super::{TtySpec, Unacceptable, check_env, non_empty, without_nul};
+use gardend_controller::record::{self, ProcessId, Rlimit, RlimitResource};
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ProcessSpec {
+    id: String,
+    path: String,
+    args: Vec<String>,
+    env: Vec<String>,
+    dir: String,
+    user: String,
+    rlimits: ResourceLimits,
+    limits: Option<ProcessLimits>,
+    tty: Option<TtySpec>,
+    image: ImageRef,
+    bind_mounts: Vec<BindMount>,
+}
+
+/// Limits that stand in for the container's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProcessLimits {
+    cpu_limits: CpuLimits,
+    memory_limits: MemoryLimits,
+}
+
+macro_rules! resource_limits {
+    ($($name:ident => $resource:ident),*) => {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default)]
+        struct ResourceLimits {
+            $($name: Option<u64>,)*
+        }
+
+        impl ResourceLimits {
+            fn asked(&self) -> Vec<Rlimit> {
+                let all = [$((RlimitResource::$resource, self.$name)),*];
+                all.into_iter().filter_map(|(resource, value)| Some(Rlimit { resource, value: value? })).collect()
+            }
+        }
+    };
+}
+
+resource_limits! {
+    r#as => As, core => Core, cpu => Cpu, data => Data, fsize => Fsize, locks => Locks, memlock => Memlock,
+    msgqueue => Msgqueue, nice => Nice, nofile => Nofile, nproc => Nproc, rss => Rss, rtprio => Rtprio,
+    sigpending => Sigpending, stack => Stack
+}
+
+impl ProcessSpec {
+    /// The spec in the controller's words.
+    pub(crate) fn into_spec(self) -> Result<record::ProcessSpec, Unacceptable> {
+        if !self.image.uri.is_empty() {
+            return Err(Unacceptable::not_available("image"));
+        }
+        if !self.bind_mounts.is_empty() {
+            let reason = "a process can have bind mounts only together with an image of its own";
+            return Err(Unacceptable::field("bind_mounts", reason));
+        }
+        if let Some(limits) = &self.limits {
+            refuse_limits(limits.cpu_limits.named().into_iter().chain([limits.memory_limits.named()]))?;
+        }
+        if self.path.is_empty() {
+            return Err(Unacceptable::field("path", "is missing; name the program to run"));
+        }
+        for (field, text) in [("path", &self.path), ("dir", &self.dir), ("user", &self.user)] {
+            without_nul(|| field.to_owned(), text)?;
+        }
+        for (index, argument) in self.args.iter().enumerate() {
+            without_nul(|| format!("args[{index}]"), argument)?;
+        }
+        check_env(&self.env)?;
+        Ok(record::ProcessSpec {
+            id: non_empty(self.id).map(ProcessId::new).transpose()?,
+            path: self.path,
+            args: self.args,
+            env: self.env,
+            dir: non_empty(self.dir),
+            user: non_empty(self.user),
+            rlimits: self.rlimits.asked(),
+            tty: self.tty.map(|tty| tty.size().unwrap_or(record::WindowSize::DEFAULT)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::garden::wire::json;
+
+    fn spec(text: &str) -> Result<record::ProcessSpec, String> {
+        let spec: ProcessSpec = json::parse(text.as_bytes(), "").map_err(|error| error.to_string())?;
+        spec.into_spec().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn everything_that_can_be_had_is_carried_over() {
+        let asked = spec(
+            r#"{"id":"p","path":"sh","args":["-c",""],"env":["A=b"],"dir":"/d","user":"u","limits":{},
+            "rlimits":{"as":1,"nofile":0,"core":null},"tty":{"window_size":{"columns":100,"rows":30}}}"#,
+        )
+        .unwrap();
+        assert_eq!(asked.id.unwrap().as_str(), "p");
+        assert_eq!(asked.args, ["-c", ""]);
+        assert_eq!((asked.dir.as_deref(), asked.user.as_deref()), (Some("/d"), Some("u")));
+        let rlimits: Vec<_> = asked.rlimits.iter().map(|limit| (limit.resource, limit.value)).collect();
+        assert_eq!(rlimits, [(RlimitResource::As, 1), (RlimitResource::Nofile, 0)]);
+        assert_eq!(asked.tty, Some(record::WindowSize { columns: 100, rows: 30 }));
+    }
+
+    #[test]
+    fn a_terminal_without_a_size_has_the_default_one() {
+        for tty in ["{}", r#"{"window_size":null}"#, r#"{"window_size":{}}"#] {
+            let asked = spec(&format!(r#"{{"path":"sh","tty":{tty}}}"#)).unwrap();
+            assert_eq!(asked.tty, Some(record::WindowSize::DEFAULT), "{tty}");
+        }
+        assert_eq!(spec(r#"{"path":"sh","tty":null}"#).unwrap().tty, None);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_its_field() {
+        for (text, part) in [
+            ("{}", "path: is missing"),
+            (r#"{"path":"x","image":{"uri":"docker:///busybox"}}"#, "image is not available"),
+            (r#"{"path":"x","bind_mounts":[{}]}"#, "bind_mounts: a process can have bind mounts only"),
+            (
+                r#"{"path":"x","limits":{"memory_limits":{"limit_in_bytes":5}}}"#,
+                "limits.memory_limits.limit_in_bytes is",
+            ),
+            (r#"{"path":"x","args":["a","b\u0000"]}"#, "args[1]: holds a zero byte"),
+            (r#"{"path":"x","id":"a%b"}"#, "process id"),
+            (r#"{"path":"x","tty":{"window_size":{"rows":65536}}}"#, "tty.window_size.rows is wrong"),
+        ] {
+            let error = spec(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The OCI spec of a blank place, in its two kinds.
+//!
+//! *Unprivileged*: a user namespace (root is the host's 4294967294, every other id is itself, as
+//! the volumes of Garden's clients are owned), a small capability set, seccomp, masked and
+//! read-only paths, cgroups and /sys read-only. *Privileged*: no user namespace, every capability
+//! that gardend and containerd themselves may give, the host's devices, nothing masked, cgroups
+//! writable: enough to run a container runtime within. Both have their own pid, mount, network,
+//! ipc, uts and cgroup namespaces; garden-init is pid 1.
+
+mod capabilities;
+mod devices;
+mod oci;
+mod seccomp;
+
+pub use capabilities::CapabilitySet;
+use garden_init::wire::CONTROL_DIR;
+use gardend_controller::record::SandboxKind;
+use oci::{
+    Capabilities, Device, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Rlimit, Root, User,
+};
+use std::io;
+use std::path::Path;
+
+/// Who root of an unprivileged place is on the host, uid and gid.
+pub const MAPPED_ROOT: u32 = 4_294_967_294;
+/// The annotation by which containerd's shim finds its group.
+const GROUP_ANNOTATION: &str = "io.containerd.runc.v2.group";
+/// The kernel's own ceiling for open files (fs.nr_open) unless it was raised.
+const MAX_OPEN_FILES: u64 = 1_048_576;
+
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a place's spec is made of.
+pub(super) struct Blank<'a> {
+    /// Of which kind it is.
+    pub kind: SandboxKind,
+    /// The shared rootfs.
+    pub root: &'a Path,
+    /// The place's own folder.
+    pub folder: &'a Path,
+    /// As in every hierarchy.
+    pub cgroup: String,
+    /// Whom it shares its shim with.
+    pub group: &'a str,
+    /// What there is to give.
+    pub ceiling: Ceiling,
+}
+
+/// What containerd and gardend have themselves, and so can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ceiling {
+    /// In both bounding sets.
+    pub capabilities: CapabilitySet,
+    /// containerd's hard limit.
+    pub open_files: u64,
+}
+
+/// The spec as JSON.
+pub(super) fn of(blank: &Blank<'_>) -> io::Result<Vec<u8>> {
+    let privileged = blank.kind == SandboxKind::Privileged;
+    let capabilities: Vec<_> =
+        if privileged { blank.ceiling.capabilities.names().collect() } else { capabilities::UNPRIVILEGED.to_vec() };
+    let open_files = blank.ceiling.open_files.min(MAX_OPEN_FILES);
+    let spec = oci::Spec {
+        oci_version: "1.0.2",
+        process: Process {
+            user: User { uid: 0, gid: 0 },
+            args: vec!["/garden-init"],
+            env: Vec::new(),
+            cwd: "/",
+            capabilities: Capabilities {
+                bounding: capabilities.clone(),
+                effective: capabilities.clone(),
+                permitted: capabilities,
+            },
+            rlimits: vec![Rlimit { resource: "RLIMIT_NOFILE", hard: open_files, soft: open_files }],
+            no_new_privileges: false,
+        },
+        root: Root { path: text(blank.root)?, readonly: true },
+        hostname: "blank",
+        mounts: mounts(blank)?,
+        annotations: [(GROUP_ANNOTATION, blank.group.to_owned())].into(),
+        linux: if privileged { privileged_linux(blank)? } else { unprivileged_linux(blank) },
+    };
+    serde_json::to_vec(&spec).map_err(io::Error::other)
+}
+
+/// The rootfs in a spec that [`of`] made, maybe long ago.
+pub(super) fn root_of(spec: &[u8]) -> Option<std::path::PathBuf> {
+    let spec: serde_json::Value = serde_json::from_slice(spec).ok()?;
+    Some(spec.get("root")?.get("path")?.as_str()?.into())
+}
+
+fn unprivileged_linux(blank: &Blank<'_>) -> Linux {
+    let mappings = vec![
+        IdMapping { container: 0, host: MAPPED_ROOT, size: 1 },
+        IdMapping { container: 1, host: 1, size: MAPPED_ROOT - 1 },
+    ];
+    Linux {
+        cgroups_path: blank.cgroup.clone(),
+        namespaces: namespaces(&["user"]),
+        uid_mappings: mappings.clone(),
+        gid_mappings: mappings,
+        devices: Vec::new(),
+        // The runtime adds the usual ones (null, zero, tty, ...) to nothing.
+        resources: Resources { devices: vec![DeviceRule { allow: false, access: "rwm" }] },
+        seccomp: Some(seccomp::profile()),
+        masked_paths: MASKED.to_vec(),
+        readonly_paths: READ_ONLY.to_vec(),
+    }
+}
+
+fn privileged_linux(blank: &Blank<'_>) -> io::Result<Linux> {
+    let devices: Vec<Device> = devices::of_host(Path::new("/dev"))?;
+    Ok(Linux {
+        cgroups_path: blank.cgroup.clone(),
+        namespaces: namespaces(&[]),
+        uid_mappings: Vec::new(),
+        gid_mappings: Vec::new(),
+        devices,
+        resources: Resources { devices: vec![DeviceRule { allow: true, access: "rwm" }] },
+        seccomp: None,
+        masked_paths: Vec::new(),
+        readonly_paths: Vec::new(),
+    })
+}
+
+fn namespaces(further: &[&'static str]) -> Vec<Namespace> {
+    ["pid", "ipc", "uts", "mount", "network", "cgroup"].iter().chain(further).map(|kind| Namespace { kind }).collect()
+}
+
+fn mounts(blank: &Blank<'_>) -> io::Result<Vec<Mount>> {
+    let mount = |destination, kind, options: &[&'static str]| Mount {
+        destination,
+        kind,
+        source: kind.to_owned(),
+        options: options.to_vec(),
+    };
+    let access = if blank.kind == SandboxKind::Privileged { "rw" } else { "ro" };
+    Ok(vec![
+        mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+        Mount {
+            destination: CONTROL_DIR,
+            kind: "bind",
+            source: text(blank.folder)?,
+            options: vec!["bind", "rw", "nosuid", "noexec", "nodev"],
+        },
+    ])
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let refusal = || io::Error::other(format!("{} is not UTF-8, and so cannot stand in an OCI spec", path.display()));
+    path.to_str().map(str::to_owned).ok_or_else(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spec(kind: SandboxKind) -> Value {
+        let blank = Blank {
+            kind,
+            root: Path::new("/state/blank/1"),
+            folder: Path::new("/run/places/1"),
+            cgroup: "/gardend/o/1".into(),
+            group: "g",
+            ceiling: Ceiling { capabilities: CapabilitySet(0b11), open_files: u64::MAX },
+        };
+        let bytes = of(&blank).unwrap();
+        assert_eq!(root_of(&bytes).unwrap(), Path::new("/state/blank/1"));
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn an_unprivileged_place_is_root_of_its_own_user_namespace_only() {
+        let spec = spec(SandboxKind::Unprivileged);
+        let mapping = json!([
+            {"containerID": 0, "hostID": 4294967294u32, "size": 1},
+            {"containerID": 1, "hostID": 1, "size": 4294967293u32},
+        ]);
+        assert_eq!(spec["linux"]["uidMappings"], mapping);
+        assert_eq!(spec["linux"]["gidMappings"], mapping);
+        assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
+        assert_eq!(spec["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
+        assert!(spec["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/proc/kcore")));
+        assert!(spec["process"]["capabilities"].get("inheritable").is_none());
+        assert_eq!(spec["annotations"], json!({"io.containerd.runc.v2.group": "g"}));
+    }
+
+    #[test]
+    fn a_privileged_place_has_what_there_is_to_give_and_no_more() {
+        let spec = spec(SandboxKind::Privileged);
+        assert_eq!(spec["process"]["capabilities"]["permitted"], json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE"]));
+        assert!(spec["linux"].get("uidMappings").is_none() && spec["linux"].get("seccomp").is_none());
+        assert_eq!(spec["linux"]["maskedPaths"], json!([]));
+        assert_eq!(spec["process"]["rlimits"][0]["hard"], 1_048_576);
+        assert!(!spec["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "user"})));
+    }
+}

@@ -1,0 +1,264 @@
+//! Furnishing a blank place, in three countries: trees are taken on the host, an overlay is put
+//! together in the workshop, and everything is mounted in the place, where the root is pivoted at
+//! the end.
+//!
+//! Promises: whatever fails, nothing is left on the host but the container's layer: trees go with
+//! their descriptors, and the thread is back in its first mount namespace before anyone hears of
+//! the result, so that no place is held by it. The place itself is of no more use then.
+
+use super::beneath::{Kind, Root};
+use super::entry::{Entry, Home, HostMounts};
+use super::error::{Result, attempting, failed, invalid};
+use super::identity;
+use super::overlay::Overlays;
+use super::owner::{IdMap, Owner};
+use super::tree::{Access, Tree, is_folder};
+use super::wanted::{Bind, Wanted, look_at_rootfs};
+use super::work::Cancelled;
+use crate::node::sys::{MountChange, make_files_as, set_mount_attributes, unshare_working_folder};
+use gardend_controller::ports::{NodeError, NodeErrorKind};
+use gardend_controller::record::{BindMode, BindOrigin, ContainerUid, Handle, RootfsSource};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Mounts that a blank place has and a container needs.
+const SYSTEM_FOLDERS: [&str; 3] = ["proc", "dev", "sys"];
+/// Where a blank place takes its new root.
+const NEW_ROOT: &str = "/newroot";
+
+/// One furnishing.
+pub(super) struct Furnishing {
+    pub(super) place: PathBuf,
+    pub(super) container: ContainerUid,
+    pub(super) handle: Handle,
+    pub(super) privileged: bool,
+    pub(super) wanted: Wanted,
+    pub(super) host: HostMounts,
+    pub(super) map: IdMap,
+    pub(super) overlays: Option<Arc<Overlays>>,
+}
+
+impl Furnishing {
+    /// Does it. For a thread of its own: file owner and umask are not put back.
+    pub(super) fn run(self, cancelled: &Cancelled) -> Result<()> {
+        unshare_working_folder().map_err(attempting("giving the mount thread its own working folder"))?;
+        rustix::process::umask(Mode::empty());
+        let home = Home::of_this_thread()?;
+        let result = self.in_all_countries(&home, cancelled);
+        home.enter()?;
+        result
+    }
+
+    fn in_all_countries(&self, home: &Home, cancelled: &Cancelled) -> Result<()> {
+        let entry = Entry::open(&self.place, self.privileged, &self.map, &self.host)?;
+        let owner = entry.owner();
+        let hostname = identity::hostname(&self.handle);
+        let files = identity::write_files(&self.place, hostname, owner)?;
+        let own_files = [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname)]
+            .into_iter()
+            .map(|(target, source)| Ok((target, take(source, Access::AsItIs)?)))
+            .collect::<Result<Vec<_>>>()?;
+
+        self.host.enter()?;
+        let raw = self.take_raw_root()?;
+        let binds = self.wanted.binds.iter().map(take_bind).collect::<Result<Vec<_>>>()?;
+        cancelled.check()?;
+        let root = match raw {
+            Some(root) => root,
+            None => {
+                home.enter()?;
+                self.overlay_root(owner)?
+            }
+        };
+        cancelled.check()?;
+
+        entry.enter()?;
+        make_files_as(owner.uid, owner.gid).map_err(attempting("making files as the container's root"))?;
+        attach_root(&root)?;
+        move_system_folders(&root)?;
+        for (target, tree) in &own_files {
+            mount_own_file(&root, Path::new(target), tree)?;
+        }
+        for (bind, tree) in self.wanted.binds.iter().zip(&binds) {
+            cancelled.check()?;
+            mount_bind(&root, bind, tree.as_ref())?;
+        }
+        pivot(&root)?;
+        rustix::system::sethostname(hostname.as_bytes())
+            .map_err(attempting(format!("setting the hostname {hostname}")))?;
+        if entry.is_alive()? { Ok(()) } else { Err(failed("the place's init ended while it was being furnished")) }
+    }
+
+    fn take_raw_root(&self) -> Result<Option<Tree>> {
+        let RootfsSource::Raw(path) = &self.wanted.rootfs else { return Ok(None) };
+        // Once more: it may have gone since it was checked.
+        look_at_rootfs(path)?;
+        take(path, Access::AsItIs).map(Some)
+    }
+
+    fn overlay_root(&self, owner: Owner) -> Result<Tree> {
+        let overlays = self
+            .overlays
+            .as_ref()
+            .ok_or_else(|| invalid("this server has no default rootfs; start gardend with --default-rootfs"))?;
+        overlays.mount(&self.container, owner)
+    }
+}
+
+fn take(path: &Path, access: Access) -> Result<Tree> {
+    Tree::of(path, access).map_err(attempting(format!("taking the mounts of {}", path.display())))
+}
+
+/// `None` for what can only be taken once the container's root is there.
+fn take_bind(bind: &Bind) -> Result<Option<Tree>> {
+    match bind.origin {
+        BindOrigin::Host => Tree::of(&bind.source, access(bind)).map(Some).map_err(|error| source_error(bind, &error)),
+        BindOrigin::Container => Ok(None),
+    }
+}
+
+fn access(bind: &Bind) -> Access {
+    match bind.mode {
+        BindMode::ReadOnly => Access::ReadOnly,
+        BindMode::ReadWrite => Access::AsItIs,
+    }
+}
+
+fn source_error(bind: &Bind, error: &io::Error) -> NodeError {
+    let (source, of) = (
+        bind.source.display(),
+        match bind.origin {
+            BindOrigin::Host => "on the host",
+            BindOrigin::Container => "in the container",
+        },
+    );
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            invalid(format!("bind mount source {source} does not exist {of}; create it or correct the path"))
+        }
+        _ => failed(format!("taking bind mount source {source} {of}: {error}")),
+    }
+}
+
+/// The new root is put beside the old one, once the place's mounts have lost their peers: none of
+/// the host's hears of what follows.
+fn attach_root(root: &Tree) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = match rustix::fs::open(NEW_ROOT, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Err(failed(format!("the place is not blank: it has no {NEW_ROOT}"))),
+        result => result.map_err(attempting(format!("opening {NEW_ROOT} in the place")))?,
+    };
+    let change = MountChange { private: true, recursive: true, ..MountChange::default() };
+    set_mount_attributes(CWD, c"/", &change).map_err(attempting("making the place's mounts private"))?;
+    root.attach(target).map_err(attempting("attaching the container's root"))
+}
+
+fn move_system_folders(root: &Tree) -> Result<()> {
+    for name in SYSTEM_FOLDERS {
+        let target = Root::new(root).own_folder(name).map_err(|error| match error {
+            Errno::LOOP => invalid(format!("/{name} in the rootfs is a symlink; make it a folder, or remove it")),
+            Errno::ROFS => {
+                invalid(format!("the rootfs has no folder /{name} and is on a read-only file system; make the folder"))
+            }
+            error => failed(format!("opening /{name} in the rootfs: {error}")),
+        })?;
+        if !is_folder(&target).map_err(attempting(format!("looking at /{name} in the rootfs")))? {
+            return Err(invalid(format!("/{name} in the rootfs is not a folder; make it one, or remove it")));
+        }
+        let (source, flags) = (format!("/{name}"), MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
+        move_mount(CWD, source, &target, "", flags).map_err(attempting(format!("moving the place's /{name}")))?;
+    }
+    Ok(())
+}
+
+/// An image may be such that one of our own files has no place in it; it is left as it is then,
+/// since nobody asked for the file.
+fn mount_own_file(root: &Tree, target: &Path, tree: &Tree) -> Result<()> {
+    let shown = target.display();
+    let point = match Root::new(root).open_or_make(target, Kind::File) {
+        Err(error @ (Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NOENT | Errno::ACCESS | Errno::PERM)) => {
+            tracing::debug!(target = %shown, %error, "left as the rootfs has it");
+            return Ok(());
+        }
+        result => result.map_err(attempting(format!("opening {shown} in the container")))?,
+    };
+    if is_folder(&point).map_err(attempting(format!("looking at {shown} in the container")))? {
+        tracing::debug!(target = %shown, "left as the rootfs has it: a folder");
+        return Ok(());
+    }
+    tree.attach(point).map_err(attempting(format!("mounting {shown}")))
+}
+
+fn mount_bind(root: &Tree, bind: &Bind, tree: Option<&Tree>) -> Result<()> {
+    let taken;
+    let tree = match tree {
+        Some(tree) => tree,
+        None => {
+            taken = take_inside(root, bind)?;
+            &taken
+        }
+    };
+    let (source, target) = (bind.source.display(), bind.target.display());
+    let look = |error: io::Error| failed(format!("looking at bind mount {source} on {target}: {error}"));
+    let folder = tree.is_folder().map_err(look)?;
+    let point = open_or_make(root, &bind.target, if folder { Kind::Folder } else { Kind::File })?;
+    match (folder, is_folder(&point).map_err(look)?) {
+        (true, false) => {
+            return Err(invalid(format!(
+                "bind mount source {source} is a folder, and {target} in the container is not"
+            )));
+        }
+        (false, true) => {
+            return Err(invalid(format!(
+                "bind mount target {target} is a folder in the container, and its source {source} is not"
+            )));
+        }
+        (true, true) => refuse_root(root, &point, &bind.target)?,
+        (false, false) => {}
+    }
+    tree.attach(point).map_err(|error| failed(format!("mounting {source} on {target} in the container: {error}")))
+}
+
+/// Clones a part of the container's own root, which the calling thread can see by now.
+fn take_inside(root: &Tree, bind: &Bind) -> Result<Tree> {
+    let file = Root::new(root).open(&bind.source).map_err(|error| source_error(bind, &error.into()))?;
+    Tree::of_file(file, access(bind)).map_err(|error| source_error(bind, &error))
+}
+
+fn refuse_root(root: &Tree, target: &OwnedFd, path: &Path) -> Result<()> {
+    let path = path.display();
+    match Root::new(root).is(target).map_err(attempting(format!("looking at {path} in the container")))? {
+        true => Err(invalid(format!("{path} leads to the container's root itself; nothing can be mounted there"))),
+        false => Ok(()),
+    }
+}
+
+fn open_or_make(root: &Tree, path: &Path, kind: Kind) -> Result<OwnedFd> {
+    let shown = path.display();
+    Root::new(root).open_or_make(path, kind).map_err(|error| match error {
+        Errno::NOTDIR => invalid(format!("a part of the path {shown} is a file in the container; nothing can be mounted there")),
+        Errno::LOOP => invalid(format!(
+            "{shown} leads through a loop of symlinks, or into /proc's links, in the container; nothing can be mounted there"
+        )),
+        Errno::ROFS => invalid(format!("{shown} is missing in the container and cannot be made: its file system is read-only")),
+        Errno::NAMETOOLONG => invalid(format!("{shown} is too long a path")),
+        // /proc and /sys take no new files.
+        Errno::NOENT | Errno::ACCESS | Errno::PERM => {
+            NodeError::new(NodeErrorKind::Invalid, format!("{shown} is missing in the container and cannot be made: {error}"))
+        }
+        error => failed(format!("opening {shown} in the container: {error}")),
+    })
+}
+
+/// The new root becomes `/` of every process of the place, its init and this thread among them;
+/// the old one, and all that is only there, goes out of sight.
+fn pivot(root: &Tree) -> Result<()> {
+    rustix::process::fchdir(root.as_fd()).map_err(attempting("entering the container's root"))?;
+    rustix::process::pivot_root(".", ".").map_err(attempting("pivoting into the container's root"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(attempting("detaching the blank root"))
+}

@@ -1,0 +1,175 @@
+//! `gardend serve`: the parts put together, run, and let go of.
+//!
+//! Owns the order of starting and stopping; what each part does is its own. On SIGTERM and SIGINT
+//! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
+//! processes and a managed containerd go on and are taken over by the next gardend.
+
+use anyhow::{Context, Result, bail};
+use gardend::config::{self, ServeArgs, ServeConfig};
+use gardend::garden::{self, Garden, Machine};
+use gardend::node::check::{self, Report, Subject};
+use gardend::node::containerd::managed::Managed;
+use gardend::node::containerd::{self, Containerd, Runtime};
+use gardend::node::mount::{self, MountNode};
+use gardend::node::place::Folders;
+use gardend::node::process::{self, ProcessNode};
+use gardend::telemetry;
+use gardend_controller::ledger::Ledger;
+use gardend_controller::{Controller, Node, Options};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// Serves until told to stop.
+pub async fn serve(args: ServeArgs) -> Result<()> {
+    let config = args.validate()?;
+    telemetry::init(&config.log_filter, config.log_format)?;
+    require_root()?;
+    process::raise_descriptor_limit();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let folders = Folders::new(&config.state_dir, &config.run_dir);
+    make_folder("--state-dir", folders.state())?;
+    make_folder("--run-dir", folders.run())?;
+    let port = bind(config.listen)?;
+    let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
+
+    let managed = match &config.containerd {
+        config::Containerd::Managed { binary } => {
+            Some(Managed::start(&containerd_program(binary.as_deref()), &folders).await?)
+        }
+        config::Containerd::Socket(_) => None,
+    };
+    let socket = match (&managed, &config.containerd) {
+        (Some(managed), _) => managed.socket().to_owned(),
+        (None, config::Containerd::Socket(socket)) => socket.clone(),
+        (None, config::Containerd::Managed { .. }) => bail!("no containerd to use"),
+    };
+    let runtime = runtime(&config)?;
+    refuse_unfit_node(&check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await)?;
+
+    let containerd_options =
+        containerd::Options { runtime, group_limit: config.places_per_shim.get(), ..containerd::Options::default() };
+    let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
+    let mount_options = mount::Options { default_rootfs: config.default_rootfs.clone(), ..mount::Options::default() };
+    let rootfs = MountNode::new(folders.clone(), mount_options)?;
+    let process_options = process::Options { spool_bytes: config.spool_size.0, ..process::Options::default() };
+    let processes = ProcessNode::new(folders.clone(), process_options).context("cannot prepare the process lanes")?;
+    let node = Node {
+        sandboxes,
+        rootfs: Arc::new(rootfs),
+        processes: Arc::new(processes.clone()),
+        streams: Arc::new(processes),
+    };
+    let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;
+
+    let listener = port.listen(BACKLOG).with_context(|| format!("cannot listen on {}", config.listen))?;
+    announce(&listener)?;
+    let garden = Garden::new(controller.clone(), Machine::new(folders.state()));
+    let told_to_stop = async {
+        // Both are cancel-safe: a signal that came is kept until it is received.
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping; containers go on"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
+        }
+    };
+    garden::serve(listener, garden, told_to_stop).await;
+    controller.shutdown().await;
+    // A managed containerd is left running: it is what the containers' shims report to.
+    drop(managed);
+    Ok(())
+}
+
+/// What a node must have, looked at with the options of `serve`.
+pub async fn check(config: ServeConfig) -> Result<Report> {
+    let folders = Folders::new(&config.state_dir, &config.run_dir);
+    let runtime = runtime(&config)?;
+    Ok(check::run(&subject(&config, &folders, None, runtime)).await)
+}
+
+fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, runtime: Runtime) -> Subject {
+    let containerd = match &config.containerd {
+        config::Containerd::Managed { binary } => {
+            containerd::Endpoint::Managed { binary: containerd_program(binary.as_deref()) }
+        }
+        config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
+    };
+    Subject { folders: folders.clone(), containerd, socket, runtime }
+}
+
+fn require_root() -> Result<()> {
+    let uid = rustix::process::geteuid();
+    if !uid.is_root() {
+        bail!("gardend serve runs as uid {}; it makes namespaces and mounts, so run it as root", uid.as_raw());
+    }
+    Ok(())
+}
+
+/// Made so that root of an unprivileged place, nobody on the host, can pass through but not list.
+fn make_folder(option: &str, folder: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder);
+    made.with_context(|| format!("cannot make {option} {}", folder.display()))
+}
+
+/// Takes the port without listening yet, so that one that is taken is told before anything starts.
+fn bind(address: std::net::SocketAddr) -> Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    match socket.bind(address) {
+        Ok(()) => Ok(socket),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("{address} is in use by another program; stop that one, or choose another --listen")
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot use --listen {address}")),
+    }
+}
+
+fn containerd_program(binary: Option<&Path>) -> PathBuf {
+    binary.map_or_else(|| PathBuf::from("containerd"), Path::to_owned)
+}
+
+fn runtime(config: &ServeConfig) -> Result<Runtime> {
+    Ok(config.runtime.to_string().parse()?)
+}
+
+fn refuse_unfit_node(report: &Report) -> Result<()> {
+    let failures = report.failures();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("this node cannot serve: {}", failures.join("; "))
+}
+
+fn options(config: &ServeConfig, folders: &Folders) -> Options {
+    Options {
+        max_containers: config.max_containers.get(),
+        default_grace_time: config.default_grace_time,
+        pool_size: config.pool_size,
+        places: folders.places(),
+        detach_grace: config.detach_grace,
+        ..Options::default()
+    }
+}
+
+fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The one line on stdout that whoever started us waits for.
+fn announce(listener: &TcpListener) -> Result<()> {
+    let address = listener.local_addr()?;
+    let mut stdout = std::io::stdout().lock();
+    // Nobody may be listening to what we say.
+    let _ = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
+    tracing::info!(%address, "ready");
+    Ok(())
+}
