@@ -153,7 +153,7 @@ enum Next {
 }
 
 /// A step towards ready did not succeed.
-fn failed(shared: &Shared, subject: &Subject, stage: Stage, error: NodeError, same_place_again: bool) -> Done {
+fn failed(shared: &Shared, subject: &Subject, stage: Stage, error: NodeError, next: Next) -> Done {
     tracing::warn!(handle = %subject.handle, uid = %subject.uid, %stage, %error, "a step failed");
     let mut verdict = Verdict::Failed;
     know(shared, &subject.uid, |container| {
