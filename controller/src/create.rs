@@ -40,6 +40,7 @@ impl Controller {
         let record = self.record(request);
         let (uid, handle) = (record.uid.clone(), record.handle.clone());
         let (_busy, undo) = self.admit(record).await?;
+        tracing::info!(%handle, %uid, "container is being created");
         self.shared.wake(Key::Container(uid.clone()));
         let made = tokio::time::timeout_at(deadline, self.shared.watch(&uid, how_the_create_went)).await;
         match made {

@@ -29,6 +29,7 @@ impl Controller {
             });
             recorded.await?;
         }
+        tracing::info!(handle = %destroying.handle, %uid, "container is being destroyed");
         self.shared.wake(Key::Container(uid.clone()));
         let dead = self.shared.watch(uid, |container| match &container.stuck {
             _ if container.freed => Some(Ok(())),

@@ -96,16 +96,29 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back to the disk what the database does not use any more; whether that went.
+    /// Gives back to the disk what the database does not use any more; whether that went. Piece
+    /// by piece: what is moved goes through the log first.
     fn shrink(&self) -> bool {
-        let vacuum = || -> rusqlite::Result<()> {
-            let mut statement = self.connection.prepare_cached("PRAGMA incremental_vacuum")?;
-            let mut rows = statement.query([])?;
-            // Each row is a page.
-            while rows.next()?.is_some() {}
-            Ok(())
-        };
-        vacuum().is_ok() && self.fold()
+        let mut left = self.free_pages();
+        while left > 0 && self.fold() && self.vacuum().is_ok() {
+            let before = std::mem::replace(&mut left, self.free_pages());
+            if left >= before {
+                break;
+            }
+        }
+        self.fold()
+    }
+
+    fn free_pages(&self) -> i64 {
+        self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0)).unwrap_or(0)
+    }
+
+    fn vacuum(&self) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached("PRAGMA incremental_vacuum(512)")?;
+        let mut rows = statement.query([])?;
+        // Each row is a page.
+        while rows.next()?.is_some() {}
+        Ok(())
     }
 
     /// Moves what the write-ahead log holds into the database and empties it; whether that went.
@@ -120,8 +133,7 @@ impl Store {
         if let Err(error) = moved {
             tracing::debug!(%error, "the ledger's log was not moved into it; it is tried again");
         }
-        let free = self.connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
-        if free.is_ok_and(|pages| pages > MANY_FREE_PAGES) {
+        if self.free_pages() > MANY_FREE_PAGES {
             self.shrink();
         }
         self.reserve.ensure();

@@ -71,8 +71,8 @@ pub(super) async fn make_place(shared: &Arc<Shared>, subject: &Subject) -> Done 
         }
         Err(error) => {
             // Whether anything of it is there is not known, but the same call can be made again.
-            let again = error.kind == NodeErrorKind::Unavailable;
-            failed(shared, subject, Stage::Sandbox, error, again)
+            let place = if error.kind == NodeErrorKind::Unavailable { Next::SamePlace } else { Next::AnotherPlace };
+            failed(shared, subject, Stage::Sandbox, error, place)
         }
     }
 }
@@ -87,7 +87,7 @@ pub(super) async fn furnish(shared: &Arc<Shared>, subject: &Subject) -> Done {
             place_is(shared, subject, Place::Made, Place::Furnished);
             Done::Next
         }
-        Err(error) => failed(shared, subject, Stage::Rootfs, error, false),
+        Err(error) => failed(shared, subject, Stage::Rootfs, error, Next::AnotherPlace),
     }
 }
 
@@ -104,13 +104,14 @@ pub(super) async fn connect(shared: &Arc<Shared>, subject: &Subject) -> Done {
             // be dead.
             let may_live = matches!(error.kind, NodeErrorKind::Unavailable | NodeErrorKind::Stuck);
             let confirmed = shared.state().containers.get(&subject.uid).is_some_and(Container::confirmed);
-            failed(shared, subject, Stage::Connect, error, may_live && confirmed)
+            let place = if may_live && confirmed { Next::SamePlace } else { Next::AnotherPlace };
+            failed(shared, subject, Stage::Connect, error, place)
         }
     }
 }
 
 /// The place has come from one stage to another, unless its init has gone meanwhile.
-pub(super) fn place_is(shared: &Shared, subject: &Subject, from: Place, to: Place) {
+fn place_is(shared: &Shared, subject: &Subject, from: Place, to: Place) {
     know(shared, &subject.uid, |container| {
         if container.place == from {
             container.place = to;
@@ -144,19 +145,20 @@ pub(super) async fn confirm(shared: &Arc<Shared>, subject: &Subject) -> Done {
     Done::Next
 }
 
+/// With which place it is tried again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    SamePlace,
+    AnotherPlace,
+}
+
 /// A step towards ready did not succeed.
-pub(super) fn failed(
-    shared: &Shared,
-    subject: &Subject,
-    stage: Stage,
-    error: NodeError,
-    same_place_again: bool,
-) -> Done {
+fn failed(shared: &Shared, subject: &Subject, stage: Stage, error: NodeError, next: Next) -> Done {
     tracing::warn!(handle = %subject.handle, uid = %subject.uid, %stage, %error, "a step failed");
     let mut verdict = Verdict::Failed;
     know(shared, &subject.uid, |container| {
         let hopeless = error.kind == NodeErrorKind::Invalid;
-        if !same_place_again {
+        if next == Next::AnotherPlace {
             container.place = Place::Spoilt;
             container.why_spoilt = Some(format!("{stage} failed: {error}"));
             container.spoilt_places += 1;
