@@ -16,9 +16,8 @@
 //! ```
 //!
 //! [`Table`] decides and is pure; [`Groups`] waits, with a deadline, until the decision is to go.
-//! A group is called after the place that founded it, which is also what its shim has on its
-//! command line. After a restart the table is rebuilt, before the first join, from what stands in
-//! the places' folders and labels.
+//! A group is called after the place that founded it, as on its shim's command line. After a
+//! restart the table is rebuilt, before the first join, from the places' folders and labels.
 
 use gardend_controller::record::SandboxId;
 use std::collections::BTreeMap;
