@@ -92,7 +92,7 @@ impl Census {
                 .filter(|process| process.name.starts_with("containerd-shim") && process.command.contains(&run))
                 .count(),
             cgroups: hierarchies().iter().flat_map(|top| names(&top.join("gardend").join(&owner))).collect(),
-            mounts: mounts_below(server.scratch()),
+            mounts: mounts_below(&server.state()).union(&mounts_below(&server.run())).cloned().collect(),
             containers: ctr(&["containers", "ls", "-q"]),
             tasks: ctr(&["tasks", "ls", "-q"]),
             leases: ctr(&["leases", "ls", "-q"]),
