@@ -190,6 +190,13 @@ fn a_session_goes_on_when_gardend_is_killed_and_started_again() {
     shell.wait_to_be_raw();
     shell.type_keys(b"memory=elephant; echo re'ady'\n");
     shell.wait_to_show("ready");
+    cli_support::eventually("both processes run", || {
+        let info = cli_support::finished(node.command(&["info", "box", "--json"]));
+        let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
+        (info["ProcessIDs"].as_array()?.len() == 2).then_some(())
+    });
+    // Its client has still to be told.
+    std::thread::sleep(std::time::Duration::from_millis(500));
     for _ in 0..2 {
         node.server.kill();
         node.server.restart();
