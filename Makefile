@@ -2,6 +2,7 @@
 # make test   everything, with what it needs
 # make lint   formatting, clippy, dependencies, generated files
 # make bench  what a Garden client waits for, beside the bare containerd's own cost
+# make soak   the kills of tests/faults a thousand times over
 # make crds   the custom resource definitions, printed anew into crds/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,7 +25,7 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
 endif
 
-.PHONY: run build test test-rust test-go lint bench crds setup tools FORCE
+.PHONY: run build test test-rust test-go lint bench soak crds setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -70,6 +71,10 @@ lint: setup go.work
 bench: tools go.work
 	cargo build --locked --release --bin gardend
 	$(SUDO) env GARDEND_BIN=$(TARGET)/release/gardend scripts/bench.sh
+
+soak: tools
+	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd GARDEND_TEST_KILLS=1000 \
+	  cargo test --locked --test faults -- --nocapture many_kills
 
 crds:
 	cargo run --locked --quiet --package gardend-crds

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/gardend/gardend/tests/go/harness"
 )
@@ -24,13 +25,15 @@ import (
 type floor struct {
 	client  *containerd.Client
 	root    string
+	mapped  string
 	runtime string
 	cgroup  string
 	next    int
 }
 
 // newFloor measures on the containerd of a gardend, in a namespace of its own; its cgroups go when the gardend's do.
-func newFloor(on *harness.Server, root string) (*floor, error) {
+// Of its two root file systems the host's root owns the one, and the root of a user namespace the other.
+func newFloor(on *harness.Server, root, mapped string) (*floor, error) {
 	client, err := containerd.New(filepath.Join(on.RunDir(), "containerd", "containerd.sock"))
 	if err != nil {
 		return nil, err
@@ -39,22 +42,32 @@ func newFloor(on *harness.Server, root string) (*floor, error) {
 	if runtime == "" {
 		runtime = "runc"
 	}
-	return &floor{client: client, root: root, runtime: runtime, cgroup: "/gardend/" + on.Owner()}, nil
+	return &floor{client: client, root: root, mapped: mapped, runtime: runtime, cgroup: "/gardend/" + on.Owner()}, nil
 }
 
 func (f *floor) close() { _ = f.client.Close() }
 
-// life measures create + start, exec to its exit, and delete.
-func (f *floor) life(ctx context.Context, record func(string, time.Duration)) error {
+// life measures create + start, exec to its exit, and delete; with a user namespace, as every unprivileged container
+// has it, or without.
+func (f *floor) life(ctx context.Context, userNamespace bool, record func(string, time.Duration)) error {
 	ctx = namespaces.WithNamespace(ctx, "floor")
 	f.next++
 	id := fmt.Sprintf("floor-%d", f.next)
+	root, kind := f.root, ""
+	kindOf := func(context.Context, oci.Client, *containers.Container, *oci.Spec) error { return nil }
+	if userNamespace {
+		root, kind = f.mapped, ", user namespace"
+		kindOf = oci.WithUserNamespace(
+			[]specs.LinuxIDMapping{{ContainerID: 0, HostID: harness.MappedRoot, Size: 1}, {ContainerID: 1, HostID: 1, Size: 65535}},
+			[]specs.LinuxIDMapping{{ContainerID: 0, HostID: harness.MappedRoot, Size: 1}, {ContainerID: 1, HostID: 1, Size: 65535}},
+		)
+	}
 
 	begin := time.Now()
 	container, err := f.client.NewContainer(ctx, id,
 		containerd.WithRuntime("io.containerd.runc.v2", &options.Options{BinaryName: f.runtime}),
-		containerd.WithNewSpec(oci.WithRootFSPath(f.root), oci.WithProcessArgs("/bin/sleep", "1000"),
-			oci.WithCgroup(f.cgroup+"/"+id), oldSpec),
+		containerd.WithNewSpec(oci.WithRootFSPath(root), oci.WithProcessArgs("/bin/sleep", "1000"),
+			oci.WithCgroup(f.cgroup+"/"+id), kindOf, oldSpec),
 	)
 	if err != nil {
 		return err
@@ -66,7 +79,7 @@ func (f *floor) life(ctx context.Context, record func(string, time.Duration)) er
 	if err := task.Start(ctx); err != nil {
 		return err
 	}
-	record("floor: create + start", time.Since(begin))
+	record("floor: create + start"+kind, time.Since(begin))
 
 	begin = time.Now()
 	spec, err := container.Spec(ctx)
@@ -89,7 +102,7 @@ func (f *floor) life(ctx context.Context, record func(string, time.Duration)) er
 	if status := <-ended; status.Error() != nil || status.ExitCode() != 0 {
 		return fmt.Errorf("exec: %d, %w", status.ExitCode(), status.Error())
 	}
-	record("floor: exec", time.Since(begin))
+	record("floor: exec"+kind, time.Since(begin))
 
 	begin = time.Now()
 	if _, err := executed.Delete(ctx); err != nil {
@@ -109,7 +122,7 @@ func (f *floor) life(ctx context.Context, record func(string, time.Duration)) er
 	if err := container.Delete(ctx); err != nil {
 		return err
 	}
-	record("floor: delete", time.Since(begin))
+	record("floor: delete"+kind, time.Since(begin))
 	return nil
 }
 

@@ -56,12 +56,12 @@ func (r *report) quantile(name string, share float64) time.Duration {
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (r *report) print(to io.Writer) {
-	fmt.Fprintf(to, "%-42s %6s %9s %9s\n", "", "n", "p50 ms", "p99 ms")
+	fmt.Fprintf(to, "%-44s %6s %9s %9s\n", "", "n", "p50 ms", "p99 ms")
 	for _, name := range r.names {
 		if times := r.times[name]; len(times) > 0 {
-			fmt.Fprintf(to, "%-42s %6d %9.2f %9.2f", name, len(times), milliseconds(r.quantile(name, 0.5)), milliseconds(r.quantile(name, 0.99)))
+			fmt.Fprintf(to, "%-44s %6d %9.2f %9.2f", name, len(times), milliseconds(r.quantile(name, 0.5)), milliseconds(r.quantile(name, 0.99)))
 		} else {
-			fmt.Fprintf(to, "%-42s", name)
+			fmt.Fprintf(to, "%-44s", name)
 		}
 		fmt.Fprintf(to, "  %s\n", r.notes[name])
 	}
@@ -74,13 +74,14 @@ func (r *report) check(to io.Writer) (missed bool) {
 		if got > limit {
 			verdict, missed = "MISSED", true
 		}
-		fmt.Fprintf(to, "%-42s %9.2f of at most %.2f %s: %s\n", what, got, limit, unit, verdict)
+		fmt.Fprintf(to, "%-44s %9.2f of at most %.2f %s: %s\n", what, got, limit, unit, verdict)
 	}
 	ratio := func(of, to string) float64 {
 		return float64(r.quantile(of, 0.5)) / float64(max(1, r.quantile(to, 0.5)))
 	}
 	fmt.Fprintln(to)
 	bar("further process / floor's exec", ratio("further process", "floor: exec"), 0.25, "times")
+	// The floor without a user namespace is the lower one.
 	bar("create, pool 0 / floor's create + start", ratio("create, pool 0", "floor: create + start"), 1.2, "times")
 	bar("gardend's own memory (PSS)", megabytes(r.own), 30, "MB")
 	return missed

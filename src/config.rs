@@ -59,7 +59,7 @@ pub struct ServeArgs {
     pool_size: u16,
 
     /// Places at most that share one containerd shim: more save memory, fewer are lost with it
-    #[arg(long, env = "GARDEND_PLACES_PER_SHIM", value_name = "N", default_value = "25", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, env = "GARDEND_PLACES_PER_SHIM", value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=1000))]
     places_per_shim: u16,
 
     /// How long stdin stays open after the last client of a process has gone

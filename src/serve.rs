@@ -68,7 +68,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes),
     };
-    let controller = Controller::start(options(&config), ledger, node, &boot_id()?).await?;
+    let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;
 
     let listener = port.listen(BACKLOG).with_context(|| format!("cannot listen on {}", config.listen))?;
     announce(&listener)?;
@@ -147,11 +147,12 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
     bail!("this node cannot serve: {}", failures.join("; "))
 }
 
-fn options(config: &ServeConfig) -> Options {
+fn options(config: &ServeConfig, folders: &Folders) -> Options {
     Options {
         max_containers: config.max_containers.get(),
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
+        places: folders.places(),
         detach_grace: config.detach_grace,
         ..Options::default()
     }

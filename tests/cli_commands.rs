@@ -67,12 +67,11 @@ fn what_answers_and_is_no_garden_is_said_so() {
         let server = std::thread::spawn(move || {
             for stream in listener.incoming().take(2) {
                 let mut stream = stream.unwrap();
-                // Some speak first.
-                if !answer.starts_with("SSH") {
-                    let _ = stream.read(&mut [0; 4096]).unwrap();
-                }
+                let _ = stream.read(&mut [0; 4096]).unwrap();
                 stream.write_all(answer.as_bytes()).unwrap();
-                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                if answer.is_empty() {
+                    stream.shutdown(std::net::Shutdown::Write).unwrap();
+                }
                 // Read to the client's end, or the answer is lost to a reset.
                 let _ = std::io::copy(&mut stream, &mut std::io::sink());
             }
@@ -344,14 +343,17 @@ fn stop_asks_gently_unless_told_otherwise() {
     let server = Garden::with_container("h");
     assert_eq!(said(&server, &["stop", "h"]), ok("h\n"));
     server.wait_to_be_told(r#"PUT /containers/h/stop {"kill":false}"#);
-    assert_eq!(said(&server, &["stop", "--kill", "h"]), ok("h\n"));
-    server.wait_to_be_told(r#"PUT /containers/h/stop {"kill":true}"#);
+    for at_once in [&["stop", "--kill", "h"][..], &["stop", "--time", "0", "h"]] {
+        assert_eq!(said(&server, at_once), ok("h\n"));
+    }
+    let kills = server.told().iter().filter(|line| *line == r#"PUT /containers/h/stop {"kill":true}"#).count();
+    assert_eq!(kills, 2);
 }
 
 #[test]
 fn stop_kills_when_its_time_is_over_and_goes_on_after_a_failure() {
     let server = Garden::with_container("stubborn");
-    let said = said(&server, &["stop", "--time", "0", "nobody", "stubborn"]);
+    let said = said(&server, &["stop", "--time", "1", "nobody", "stubborn"]);
     assert_eq!(said.status, 1);
     assert_eq!(said.stdout, "stubborn\n");
     assert_eq!(said.stderr, "error: 'nobody' was not stopped: unknown handle: nobody\n");

@@ -313,3 +313,23 @@ async fn a_server_that_is_told_to_stop_refuses_new_connections_ends_idle_ones_an
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answers_loses_its_connection() {
+    tokio::time::pause();
+    let server = Server::start().await;
+    server.create("c").await;
+    let value = "x".repeat(900_000);
+    server.call("PUT", "/containers/c/properties/k", &format!(r#"{{"value":"{value}"}}"#)).await.ok();
+    let mut client = server.connect().await;
+    let asked = 100;
+    client.send(request("GET", "/containers/c/properties", "").repeat(asked)).await;
+    sleep(Duration::from_secs(120)).await;
+    let mut taken = vec![0; asked * value.len()];
+    let mut total = 0;
+    use tokio::io::AsyncReadExt;
+    while let Ok(read @ 1..) = client.stream.read(&mut taken[total..]).await {
+        total += read;
+    }
+    assert!(total < asked * value.len(), "{total}");
+}

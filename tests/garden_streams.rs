@@ -197,7 +197,7 @@ async fn sizes_and_signals_reach_a_terminal_also_after_the_end_of_stdin() {
 #[tokio::test]
 async fn what_is_no_message_detaches_and_the_process_goes_on() {
     let server = server_with_container().await;
-    let huge = format!("{{\"source\":0,\"data\":\"{}", "x".repeat(17 << 20));
+    let huge = format!("{{\"source\":0,\"more\":\"{}", "x".repeat(17 << 20));
     for nonsense in ["nonsense\n", "[]", "{\"signal\":\"TERM\"}\n", "{]}", "\0", "{\"source\":0,\"data\":5}", &huge] {
         let (mut client, started) = server.run("c", r#"{"path":"sleep"}"#).await;
         // The server may close before it has read all of it.
@@ -299,6 +299,18 @@ async fn stdin_in_the_megabytes_arrives_whole() {
     assert_eq!(client.exit_status(&started.process).await, 0);
     let out = server.output("c", &started, "stdout").await.rest().await;
     assert!(out == chunk.repeat(64).as_bytes(), "{} bytes", out.len());
+}
+
+#[tokio::test]
+async fn stdin_in_one_message_may_be_larger_than_any_other_message() {
+    let server = server_with_container().await;
+    let (mut client, started) = server.run("c", r#"{"path":"cat"}"#).await;
+    let text = "line \u{1f600}\n".repeat(2_000_000);
+    client.send(format!("{{\"process_id\":\"p\",\"source\":0,\"data\":{}}}\n", json!(text))).await;
+    client.send(END_OF_STDIN).await;
+    assert_eq!(client.exit_status(&started.process).await, 0);
+    let out = server.output("c", &started, "stdout").await.rest().await;
+    assert!(out == text.as_bytes(), "{} bytes", out.len());
 }
 
 #[tokio::test]

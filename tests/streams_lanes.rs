@@ -3,6 +3,8 @@
 
 #[path = "streams_lanes/flow.rs"]
 mod flow;
+#[path = "streams_lanes/full.rs"]
+mod full;
 #[path = "streams_lanes/hostile.rs"]
 mod hostile;
 #[path = "streams_lanes/kill.rs"]

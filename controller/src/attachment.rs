@@ -2,8 +2,8 @@
 //!
 //! A stream id names a [`Slot`](crate::state::Slot): a place in both outputs. It outlives its
 //! attachment for [`Options::stream_linger`](crate::Options::stream_linger), but gives way to the
-//! next client that attaches, so that this one gets what was not read; when it is fetched after
-//! that, it takes a new place.
+//! next client that comes, so that this one gets what was not read; when it is fetched after that,
+//! it takes a new place.
 
 use crate::error::Error;
 use crate::grace::Busy;
@@ -35,19 +35,14 @@ pub struct Attachment {
 impl Attachment {
     /// Takes hold of a process whose record is there.
     pub(crate) fn open(shared: &Arc<Shared>, busy: Busy, uid: ProcessUid, id: ProcessId) -> Result<Self, Error> {
-        let (outcome, lingering) = {
+        let outcome = {
             let mut state = shared.state();
             let process = state.processes.get_mut(&uid).ok_or_else(|| Error::ProcessNotFound(id.to_string()))?;
             process.attached += 1;
             process.attaches += 1;
-            let lingering = process.streams.values_mut().filter(|slot| !slot.held && slot.flowing == 0);
-            let lingering: Vec<ReaderId> = lingering.filter_map(|slot| slot.reader.take()).collect();
-            (process.outcome.subscribe(), lingering)
+            process.outcome.subscribe()
         };
-        for reader in lingering {
-            shared.node.streams.detach(&uid, reader);
-        }
-        let reader = shared.node.streams.attach(&uid);
+        let reader = take_place(shared, &uid);
         let stream_id = ProcessUid::generate().to_string();
         if let Some(process) = shared.state().processes.get_mut(&uid) {
             process.streams.insert(stream_id.clone(), Slot { reader, held: true, ..Slot::default() });
@@ -176,6 +171,20 @@ fn slot<'a>(state: &'a mut State, uid: &ProcessUid, stream_id: &str) -> Option<&
     state.processes.get_mut(uid)?.streams.get_mut(stream_id)
 }
 
+/// A place in a process's outputs, for which those that only linger give way.
+fn take_place(shared: &Shared, uid: &ProcessUid) -> Option<ReaderId> {
+    let lingering: Vec<ReaderId> = {
+        let mut state = shared.state();
+        let slots = state.processes.get_mut(uid)?.streams.values_mut();
+        let lingering = slots.filter(|slot| !slot.held && slot.flowing == 0);
+        lingering.filter_map(|slot| slot.reader.take()).collect()
+    };
+    for reader in lingering {
+        shared.node.streams.detach(uid, reader);
+    }
+    shared.node.streams.attach(uid)
+}
+
 fn close_slot(shared: &Shared, uid: &ProcessUid, stream_id: &str) {
     let removed = shared.state().processes.get_mut(uid).and_then(|process| process.streams.remove(stream_id));
     if let Some(reader) = removed.and_then(|slot| slot.reader) {
@@ -225,7 +234,7 @@ impl Flow {
         if let Some(reader) = slot(&mut self.shared.state(), &self.uid, &self.stream_id)?.reader {
             return Some(reader);
         }
-        let taken = self.shared.node.streams.attach(&self.uid)?;
+        let taken = take_place(&self.shared, &self.uid)?;
         let mut state = self.shared.state();
         let slot = slot(&mut state, &self.uid, &self.stream_id);
         match slot.map(|slot| *slot.reader.get_or_insert(taken)) {

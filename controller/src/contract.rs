@@ -1,1 +1,374 @@
-//! Contract (being written).
+//! What the ports promise, as tests that every implementation passes: the fake here, the real
+//! adapters in the package that has them.
+//!
+//! Each check is a function of a [`Contract`]; it panics where a promise is broken, and leaves
+//! nothing behind where none is. [`check_all`] runs them one after the other.
+
+use crate::options::Node;
+use crate::ports::{NodeErrorKind, OutputStream, ProcessEvent, ReaderId, Signal, SpawnError};
+use crate::record::{ContainerSpec, ContainerUid, ExitStatus, Handle, ProcessSpec, ProcessUid, SandboxId, SandboxKind};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long anything may take that is promised.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Programs of the container that the checks run, as the implementation's rootfs has them.
+pub struct Programs {
+    /// Ends with this code.
+    pub exit: fn(u8) -> ProcessSpec,
+    /// Writes these to stdout and stderr, as they are, and ends with 0.
+    pub print: fn(&str, &str) -> ProcessSpec,
+    /// Copies stdin to stdout, until stdin ends.
+    pub cat: fn() -> ProcessSpec,
+    /// Runs until a signal ends it.
+    pub sleep: fn() -> ProcessSpec,
+    /// Runs until it is killed.
+    pub stubborn: fn() -> ProcessSpec,
+}
+
+/// An implementation, and what the checks need to know of it.
+pub struct Contract {
+    /// The ports of one gardend.
+    pub node: Node,
+    /// Its events, taken from the ports.
+    pub events: tokio::sync::Mutex<mpsc::Receiver<ProcessEvent>>,
+    /// A container that can be had.
+    pub spec: ContainerSpec,
+    /// One that cannot: a rootfs that is not there.
+    pub impossible: ContainerSpec,
+    /// What runs in it.
+    pub programs: Programs,
+}
+
+impl Contract {
+    /// Takes the events of `node`, which nobody has taken before.
+    pub fn new(node: Node, spec: ContainerSpec, impossible: ContainerSpec, programs: Programs) -> Self {
+        let events = tokio::sync::Mutex::new(node.processes.events());
+        Self { node, events, spec, impossible, programs }
+    }
+
+    /// The event that `wanted` is looking for; others are passed over.
+    async fn event(&self, wanted: impl Fn(&ProcessEvent) -> bool) -> ProcessEvent {
+        let mut events = self.events.lock().await;
+        let found = async {
+            loop {
+                let event = events.recv().await.expect("events go on");
+                if wanted(&event) {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(SOON, found).await.expect("the event comes")
+    }
+
+    async fn exit_of(&self, process: &ProcessUid) -> ExitStatus {
+        let event =
+            self.event(|event| matches!(event, ProcessEvent::Exited { process: ended, .. } if ended == process));
+        match event.await {
+            ProcessEvent::Exited { status, .. } => status,
+            other => panic!("{other:?} is no exit"),
+        }
+    }
+
+    /// A furnished and connected place.
+    async fn place(&self) -> Place<'_> {
+        let (id, uid) = (SandboxId::generate(), ContainerUid::generate());
+        let handle = Handle::new(format!("contract-{uid}")).expect("a handle");
+        let kind = SandboxKind::of(&self.spec);
+        self.node.sandboxes.ensure(&id, kind).await.expect("a place is made");
+        self.node.rootfs.furnish(&id, &uid, &handle, &self.spec).await.expect("it is furnished");
+        assert_eq!(self.node.processes.connect(&id).await.expect("its init answers"), []);
+        Place { contract: self, id, uid, handle }
+    }
+
+    async fn seen(&self, id: &SandboxId) -> Option<bool> {
+        let seen = self.node.sandboxes.list().await.expect("places are listed");
+        seen.iter().find(|place| place.id == *id).map(|place| place.running)
+    }
+}
+
+struct Place<'a> {
+    contract: &'a Contract,
+    id: SandboxId,
+    uid: ContainerUid,
+    handle: Handle,
+}
+
+impl Place<'_> {
+    async fn spawn(&self, spec: &ProcessSpec) -> ProcessUid {
+        let uid = ProcessUid::generate();
+        let pid = self.contract.node.processes.spawn(&self.id, &uid, &[], spec).await.expect("it starts");
+        assert!(pid > 1, "pid {pid} on the host");
+        uid
+    }
+
+    async fn remove(self) {
+        let node = &self.contract.node;
+        node.sandboxes.kill(&self.id).await.expect("it is killed");
+        node.processes.disconnect(&self.id).await;
+        node.rootfs.release(&self.uid).await.expect("its files are released");
+        node.sandboxes.remove(&self.id).await.expect("it is removed");
+        assert_eq!(self.contract.seen(&self.id).await, None);
+        assert!(!node.rootfs.list().await.expect("files are listed").contains(&self.uid));
+    }
+}
+
+/// Every check, one after the other.
+pub async fn check_all(contract: &Contract) {
+    a_place_is_made_once_killed_and_removed_any_number_of_times(contract).await;
+    what_is_not_there_is_dead_and_removed(contract).await;
+    an_impossible_rootfs_is_refused(contract).await;
+    a_place_can_be_labelled(contract).await;
+    exits_are_told_and_known_until_acknowledged(contract).await;
+    what_cannot_be_started_says_why_and_leaves_nothing(contract).await;
+    signals_end_what_they_reach(contract).await;
+    a_place_tells_when_it_is_empty(contract).await;
+    output_is_whole_and_apart_for_whoever_is_first(contract).await;
+    output_that_was_not_read_stays_for_the_next(contract).await;
+    a_later_reader_gets_what_comes_from_then_on(contract).await;
+    input_arrives_and_ends(contract).await;
+    unknown_readers_and_processes_end_at_once(contract).await;
+    killing_a_place_ends_everything_in_it(contract).await;
+}
+
+/// `ensure`, `kill` and `remove` are idempotent, and a list says how each place is.
+pub async fn a_place_is_made_once_killed_and_removed_any_number_of_times(contract: &Contract) {
+    let node = &contract.node;
+    for kind in [SandboxKind::Unprivileged, SandboxKind::Privileged] {
+        let id = SandboxId::generate();
+        for _ in 0..2 {
+            node.sandboxes.ensure(&id, kind).await.expect("a place is made");
+            assert_eq!(contract.seen(&id).await, Some(true));
+            assert_eq!(node.processes.connect(&id).await.expect("its init answers"), []);
+            assert!(!node.processes.occupied(&id).await.expect("its init answers"));
+        }
+        for _ in 0..2 {
+            node.sandboxes.kill(&id).await.expect("it is killed");
+            node.processes.disconnect(&id).await;
+        }
+        assert_ne!(contract.seen(&id).await, Some(true));
+        node.processes.connect(&id).await.expect_err("nothing answers in a dead place");
+        for _ in 0..2 {
+            node.sandboxes.remove(&id).await.expect("it is removed");
+        }
+        assert_eq!(contract.seen(&id).await, None);
+    }
+}
+
+/// A place and a container that never were can be killed, removed and released.
+pub async fn what_is_not_there_is_dead_and_removed(contract: &Contract) {
+    let id = SandboxId::generate();
+    contract.node.sandboxes.kill(&id).await.expect("what is not there is dead");
+    contract.node.processes.disconnect(&id).await;
+    contract.node.sandboxes.remove(&id).await.expect("what is not there is removed");
+    contract.node.rootfs.release(&ContainerUid::generate()).await.expect("what is not there is released");
+}
+
+/// `check` says `Invalid`, and what it does not refuse can be had.
+pub async fn an_impossible_rootfs_is_refused(contract: &Contract) {
+    contract.node.rootfs.check(&contract.spec).await.expect("it can be had");
+    let refused = contract.node.rootfs.check(&contract.impossible).await.expect_err("it is not there");
+    assert_eq!(refused.kind, NodeErrorKind::Invalid, "{refused}");
+}
+
+/// Any number of times.
+pub async fn a_place_can_be_labelled(contract: &Contract) {
+    let place = contract.place().await;
+    for _ in 0..2 {
+        contract.node.sandboxes.label(&place.id, &place.uid, &place.handle).await.expect("it is labelled");
+    }
+    place.remove().await;
+}
+
+/// An exit is an event, and what `connect` finds says so too until it was acknowledged.
+pub async fn exits_are_told_and_known_until_acknowledged(contract: &Contract) {
+    let place = contract.place().await;
+    let processes = &contract.node.processes;
+    for code in [0, 1, 77, 255] {
+        let uid = place.spawn(&(contract.programs.exit)(code)).await;
+        assert_eq!(contract.exit_of(&uid).await, ExitStatus::Code(code));
+        let seen = processes.connect(&place.id).await.expect("its init answers");
+        let seen = seen.iter().find(|seen| seen.uid == uid).expect("it is known");
+        assert_eq!(seen.exit, Some(ExitStatus::Code(code)));
+        for _ in 0..2 {
+            processes.acknowledge(&place.id, &uid).await.expect("its init answers");
+        }
+        processes.signal(&place.id, &uid, Signal::Kill).await.expect("one that has ended is no error");
+        contract.node.streams.forget(&uid).await;
+        let seen = processes.connect(&place.id).await.expect("its init answers");
+        assert!(seen.iter().all(|seen| seen.uid != uid), "it is forgotten");
+    }
+    place.remove().await;
+}
+
+/// A typed error, and no process.
+pub async fn what_cannot_be_started_says_why_and_leaves_nothing(contract: &Contract) {
+    let place = contract.place().await;
+    let missing = ProcessSpec { path: "/there/is/no/such/program".into(), ..ProcessSpec::default() };
+    let ghost = ProcessSpec { user: Some("no-such-user".into()), ..(contract.programs.exit)(0) };
+    let uid = ProcessUid::generate();
+    let refused = contract.node.processes.spawn(&place.id, &uid, &[], &missing).await.expect_err("it is missing");
+    assert!(matches!(refused, SpawnError::ExecutableNotFound { .. }), "{refused}");
+    assert!(refused.to_string().contains("executable file not found in $PATH"), "{refused}");
+    let uid = ProcessUid::generate();
+    let refused = contract.node.processes.spawn(&place.id, &uid, &[], &ghost).await.expect_err("nobody of that name");
+    assert!(matches!(refused, SpawnError::UnknownUser { .. }), "{refused}");
+    assert_eq!(contract.node.processes.connect(&place.id).await.expect("its init answers"), []);
+    assert_eq!(contract.node.streams.attach(&uid), None);
+    place.remove().await;
+}
+
+/// TERM and KILL, to one and to all.
+pub async fn signals_end_what_they_reach(contract: &Contract) {
+    let place = contract.place().await;
+    let (node, programs) = (&contract.node, &contract.programs);
+    let uid = place.spawn(&(programs.sleep)()).await;
+    let other = place.spawn(&(programs.stubborn)()).await;
+    node.processes.signal(&place.id, &uid, Signal::Terminate).await.expect("its init answers");
+    assert_eq!(contract.exit_of(&uid).await, ExitStatus::Signal(15));
+    let third = place.spawn(&(programs.sleep)()).await;
+    node.processes.signal_all(&place.id, Signal::Terminate).await.expect("its init answers");
+    assert_eq!(contract.exit_of(&third).await, ExitStatus::Signal(15));
+    assert!(node.processes.occupied(&place.id).await.expect("its init answers"));
+    node.processes.signal_all(&place.id, Signal::Kill).await.expect("its init answers");
+    assert_eq!(contract.exit_of(&other).await, ExitStatus::Signal(9));
+    place.remove().await;
+}
+
+/// `Emptied` comes, and `occupied` agrees.
+pub async fn a_place_tells_when_it_is_empty(contract: &Contract) {
+    let place = contract.place().await;
+    let uid = place.spawn(&(contract.programs.sleep)()).await;
+    assert!(contract.node.processes.occupied(&place.id).await.expect("its init answers"));
+    contract.node.processes.signal(&place.id, &uid, Signal::Kill).await.expect("its init answers");
+    contract.event(|event| matches!(event, ProcessEvent::Emptied { sandbox } if *sandbox == place.id)).await;
+    assert!(!contract.node.processes.occupied(&place.id).await.expect("its init answers"));
+    place.remove().await;
+}
+
+/// One output of a process, from a place in it to its end.
+async fn output(contract: &Contract, uid: &ProcessUid, reader: ReaderId, stream: OutputStream) -> String {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    ours.set_nonblocking(true).expect("a socket that does not block");
+    let received = tokio::task::spawn_blocking(move || {
+        theirs.set_read_timeout(Some(SOON)).expect("a deadline");
+        let mut bytes = Vec::new();
+        theirs.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    contract.node.streams.read(uid, reader, stream, ours.into()).await;
+    let bytes = received.await.expect("it is read").expect("it ends");
+    String::from_utf8(bytes).expect("it is text")
+}
+
+/// Also when the process has ended before anybody attached.
+pub async fn output_is_whole_and_apart_for_whoever_is_first(contract: &Contract) {
+    let place = contract.place().await;
+    let uid = place.spawn(&(contract.programs.print)("out", "err")).await;
+    contract.exit_of(&uid).await;
+    let reader = contract.node.streams.attach(&uid).expect("its streams are known");
+    assert_eq!(output(contract, &uid, reader, OutputStream::Stdout).await, "out");
+    assert_eq!(output(contract, &uid, reader, OutputStream::Stderr).await, "err");
+    contract.node.streams.detach(&uid, reader);
+    place.remove().await;
+}
+
+/// A place in the output that is given up without having been read.
+pub async fn output_that_was_not_read_stays_for_the_next(contract: &Contract) {
+    let place = contract.place().await;
+    let uid = place.spawn(&(contract.programs.print)("out", "err")).await;
+    contract.exit_of(&uid).await;
+    let first = contract.node.streams.attach(&uid).expect("its streams are known");
+    assert_eq!(output(contract, &uid, first, OutputStream::Stdout).await, "out");
+    contract.node.streams.detach(&uid, first);
+    let second = contract.node.streams.attach(&uid).expect("its streams are known");
+    assert_ne!(first, second);
+    assert_eq!(output(contract, &uid, second, OutputStream::Stderr).await, "err");
+    assert_eq!(output(contract, &uid, second, OutputStream::Stdout).await, "");
+    place.remove().await;
+}
+
+/// While the first goes on where it was.
+pub async fn a_later_reader_gets_what_comes_from_then_on(contract: &Contract) {
+    let place = contract.place().await;
+    let streams = &contract.node.streams;
+    let uid = place.spawn(&(contract.programs.cat)()).await;
+    let first = streams.attach(&uid).expect("its streams are known");
+    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    ours.set_nonblocking(true).expect("a socket that does not block");
+    let reading = streams.read(&uid, first, OutputStream::Stdout, ours.into());
+    let client = async {
+        streams.write_stdin(&uid, b"one ").await;
+        let mut theirs = read_exactly(theirs, b"one ").await;
+        let second = streams.attach(&uid).expect("its streams are known");
+        streams.write_stdin(&uid, b"two").await;
+        theirs = read_exactly(theirs, b"two").await;
+        streams.close_stdin(&uid).await;
+        assert_eq!(output(contract, &uid, second, OutputStream::Stdout).await, "two");
+        theirs
+    };
+    let ((), theirs) = tokio::join!(reading, client);
+    drop(theirs);
+    place.remove().await;
+}
+
+async fn read_exactly(mut socket: UnixStream, expected: &'static [u8]) -> UnixStream {
+    let reading = tokio::task::spawn_blocking(move || {
+        socket.set_read_timeout(Some(SOON)).expect("a deadline");
+        let mut bytes = vec![0; expected.len()];
+        socket.read_exact(&mut bytes).expect("it arrives");
+        assert_eq!(bytes, expected);
+        socket
+    });
+    reading.await.expect("it arrives")
+}
+
+/// A second end and data after it are harmless.
+pub async fn input_arrives_and_ends(contract: &Contract) {
+    let place = contract.place().await;
+    let streams = &contract.node.streams;
+    let uid = place.spawn(&(contract.programs.cat)()).await;
+    let reader = streams.attach(&uid).expect("its streams are known");
+    streams.write_stdin(&uid, b"to and fro").await;
+    for _ in 0..2 {
+        streams.close_stdin(&uid).await;
+        streams.write_stdin(&uid, b"too late").await;
+    }
+    assert_eq!(output(contract, &uid, reader, OutputStream::Stdout).await, "to and fro");
+    assert_eq!(contract.exit_of(&uid).await, ExitStatus::Code(0));
+    place.remove().await;
+}
+
+/// None of these waits for anything.
+pub async fn unknown_readers_and_processes_end_at_once(contract: &Contract) {
+    let place = contract.place().await;
+    let uid = place.spawn(&(contract.programs.sleep)()).await;
+    let nobody = ReaderId(u64::MAX);
+    assert_eq!(output(contract, &uid, nobody, OutputStream::Stdout).await, "");
+    let unknown = ProcessUid::generate();
+    assert_eq!(output(contract, &unknown, nobody, OutputStream::Stderr).await, "");
+    assert_eq!(contract.node.streams.attach(&unknown), None);
+    contract.node.streams.write_stdin(&unknown, b"x").await;
+    contract.node.streams.close_stdin(&unknown).await;
+    contract.node.streams.detach(&unknown, nobody);
+    contract.node.streams.forget(&unknown).await;
+    place.remove().await;
+}
+
+/// Readers get their end.
+pub async fn killing_a_place_ends_everything_in_it(contract: &Contract) {
+    let place = contract.place().await;
+    let uid = place.spawn(&(contract.programs.stubborn)()).await;
+    let reader = contract.node.streams.attach(&uid).expect("its streams are known");
+    let node = &contract.node;
+    let killing = async {
+        node.sandboxes.kill(&place.id).await.expect("it is killed");
+        node.processes.disconnect(&place.id).await;
+    };
+    let (output, ()) = tokio::join!(output(contract, &uid, reader, OutputStream::Stdout), killing);
+    assert_eq!(output, "");
+    node.processes.occupied(&place.id).await.expect_err("nothing answers in a dead place");
+    place.remove().await;
+}

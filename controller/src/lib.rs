@@ -15,6 +15,8 @@
 mod attachment;
 #[cfg(any(test, feature = "fakes"))]
 pub mod contract;
+mod create;
+mod destroy;
 pub mod error;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;

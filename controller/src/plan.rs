@@ -17,8 +17,7 @@
 //! - A place whose furnishing was not confirmed is never furnished again; it is replaced.
 //! - Nothing is released before what ran is dead; nothing is killed before that is recorded.
 //!
-//! Leaves to others: deadlines and backoff (`queue`), how a step is done (`reconcile`), the
-//! removal of dead places (`places`), who may ask (`service`).
+//! Leaves to others: deadlines (`queue`), doing a step (`reconcile`), who may ask (`service`).
 
 use crate::record::StopMode;
 

@@ -137,7 +137,8 @@ fn take_in(state: &mut State, record: ContainerRecord, now: Instant) {
     let handle = record.handle.as_str().to_owned();
     let wanted = record.answered && record.desired == Desired::Present;
     container.unwanted = !record.answered;
-    container.freed = record.status.phase == Phase::Gone;
+    // Nobody was told of one that was not answered: its client asks again, with the same handle.
+    container.freed = record.status.phase == Phase::Gone || !record.answered;
     // Its predecessor's remains may not be swept yet; the handle is the one's that is wanted.
     if !container.freed && (wanted || !state.handles.contains_key(&handle)) {
         state.handles.insert(handle, uid.clone());

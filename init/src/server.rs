@@ -72,7 +72,7 @@ enum Source {
     Children,
     Connection,
     Starting(ProcessKey),
-    /// One of the pipes that are read away, by its number there.
+    /// One of the streams that are read away, by its number there.
     Drained(usize),
 }
 
@@ -92,6 +92,8 @@ struct Server {
     is_pausing: bool,
     /// Has no content between two uses.
     buffer: Vec<u8>,
+    /// A request took much memory, which is to go back to the kernel.
+    has_grown: bool,
 }
 
 /// Serves for ever.
@@ -136,6 +138,7 @@ impl Server {
             open_files: sys::limit(OPEN_FILES).map_or(0, |(soft, _)| soft),
             is_pausing: false,
             buffer: Vec::new(),
+            has_grown: false,
         })
     }
 
@@ -183,8 +186,8 @@ impl Server {
             }
         }
         watch(Source::Children, self.children.as_fd(), PollFlags::IN);
-        for (number, pipe) in self.drain.pipes().enumerate() {
-            watch(Source::Drained(number), pipe, PollFlags::IN);
+        for (number, stream) in self.drain.streams().enumerate() {
+            watch(Source::Drained(number), stream, PollFlags::IN);
         }
         if let Some(connection) = &self.connection {
             let mut flags = PollFlags::empty();
@@ -235,9 +238,9 @@ impl Server {
                 Some(Packet::End) => return Err(Broken::Protocol("the peer has closed the connection")),
                 Some(Packet::Message(fds)) => fds,
             };
-            let is_large = buffer.len() > LARGE_REQUEST;
+            self.has_grown = buffer.len() > LARGE_REQUEST;
             let handled = self.handle(&buffer, fds);
-            if is_large {
+            if std::mem::take(&mut self.has_grown) {
                 drop(buffer);
                 sys::trim_memory();
             } else {

@@ -35,6 +35,8 @@ pub struct ProcessKey(pub [u8; 16]);
 pub enum Request {
     /// First on every connection. Answered by [`Event::Hello`], one [`Event::Known`] for each
     /// process that init knows, and [`Event::KnownEnd`]. A new connection replaces the old one.
+    /// What an earlier connection asked for and has not reached its exec is killed and never known,
+    /// so that what is not in the list will not run later.
     Hello {
         /// The highest version that the sender speaks.
         version: u8,
@@ -44,6 +46,8 @@ pub enum Request {
     /// Start a process. Beside it, for a process without a terminal, six descriptors:
     /// stdin read, stdin write, stdout write, stdout read, stderr write, stderr read
     /// (the child gets the first of each pair, init keeps the second until [`Request::Forget`]).
+    /// Pipes whose user and group the container knows are given to the process's user, so that
+    /// `/dev/stdout` can be opened by name.
     /// With a terminal, two: the relay pipe's write end and its read end (init keeps both; it is
     /// gardend that moves bytes from the terminal into the relay).
     /// Answered by [`Event::Spawned`] or [`Event::SpawnFailed`].

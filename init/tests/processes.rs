@@ -258,3 +258,31 @@ fn dev_stdout_can_be_opened_by_a_user_who_is_not_root() {
     let asked = SpawnSpec { user: "alice".into(), ..spec("echo again > /proc/self/fd/1; cat /proc/self/fd/0") };
     assert_eq!(client.output(&asked), "again\n");
 }
+
+#[test]
+fn in_a_user_namespace_users_folders_streams_and_terminals_are_the_same() {
+    let place = Place::start_unprivileged();
+    let mut client = place.client();
+    let user = |user: &str, script: &str| SpawnSpec { user: user.into(), ..spec(script) };
+    assert_eq!(client.output(&user("", "id -u; id -G; cat /proc/self/uid_map | head -n 1 | wc -w")), "0\n0 10\n3\n");
+    assert_eq!(client.output(&user("alice", "id -u; id -g; id -G; pwd")), "1000\n100\n100 10 63\n/home/alice\n");
+    let unmapped = SpawnFailure::System { call: "setuid".into(), errno: libc::EINVAL };
+    assert_eq!(failure(&mut client, &user("70000", "true")), unmapped);
+
+    for (name, uid) in [("", support::MAPPED_ROOT), ("alice", 1000)] {
+        let dir = format!("/opt/of-{name}");
+        client.output(&SpawnSpec { dir: dir.clone().into(), ..user(name, "true") });
+        assert_eq!(fs::metadata(place.path(&dir)).unwrap().uid(), uid, "{dir}");
+    }
+    let (_key, mut master) =
+        client.spawn_with_terminal(&SpawnSpec { tty: Some((80, 24)), ..user("alice", "tty; stat -c %u $(tty)") });
+    let mut seen = [0; 18];
+    std::io::Read::read_exact(&mut master, &mut seen).unwrap();
+    assert_eq!(&seen, b"/dev/pts/0\r\n1000\r\n");
+
+    // A pipe of the place's root is handed on to the user; one of the host's stays as it is, and works.
+    assert_eq!(client.output(&user("alice", "echo words")), "words\n");
+    client.pipes_belong_to = Some(support::MAPPED_ROOT);
+    assert_eq!(client.output(&user("alice", "echo by name > /proc/self/fd/1")), "by name\n");
+    assert_eq!(client.output(&user("", "echo by name > /proc/self/fd/1")), "by name\n");
+}

@@ -42,7 +42,7 @@ pub(super) async fn stop(context: &Context, args: StopArgs) -> Result<ExitCode, 
 
 async fn stop_one(context: &Context, handle: &str, args: &StopArgs) -> Result<(), ClientError> {
     let client = &context.client;
-    if args.kill {
+    if args.kill || args.time == Some(0) {
         return client.stop(handle, StopMode::Kill).await;
     }
     let gently = client.stop(handle, StopMode::Terminate);

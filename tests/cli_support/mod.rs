@@ -16,8 +16,13 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The real binary, as it is called by somebody whose environment says nothing about it.
 pub fn gardend(server: &Garden, args: &[&str]) -> Command {
+    gardend_at(&server.target(), args)
+}
+
+/// The same with any server.
+pub fn gardend_at(target: &str, args: &[&str]) -> Command {
     let mut command = bare(args);
-    command.env("GARDEND_TARGET", server.target());
+    command.env("GARDEND_TARGET", target);
     command
 }
 

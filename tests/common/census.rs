@@ -1,7 +1,7 @@
 //! Counts everything that a gardend keeps on the machine, and complains about what has no partner.
 
 use super::server::Server;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
@@ -68,7 +68,7 @@ pub struct Census {
 pub struct Rows {
     /// Handles of containers, wanted or not.
     pub containers: BTreeSet<String>,
-    /// Those whose create was answered.
+    /// Those that are wanted and whose create was answered.
     pub answered: BTreeSet<String>,
     pub processes: BTreeSet<String>,
     pub places: BTreeSet<String>,
@@ -92,7 +92,7 @@ impl Census {
                 .filter(|process| process.name.starts_with("containerd-shim") && process.command.contains(&run))
                 .count(),
             cgroups: hierarchies().iter().flat_map(|top| names(&top.join("gardend").join(&owner))).collect(),
-            mounts: mounts_below(server.scratch()),
+            mounts: mounts_below(&server.state()).union(&mounts_below(&server.run())).cloned().collect(),
             containers: ctr(&["containers", "ls", "-q"]),
             tasks: ctr(&["tasks", "ls", "-q"]),
             leases: ctr(&["leases", "ls", "-q"]),
@@ -167,23 +167,37 @@ pub fn settles(server: &Server, live: usize, blank: usize) {
 }
 
 impl Rows {
-    /// Reads a ledger, which may be in use. None: no rows.
+    /// Reads a ledger, which may be in use: gardend lets nobody else open it, so it is a copy that
+    /// is read. Taken while it is written to, a copy may be torn: then it is taken again.
     pub fn of(ledger: &Path) -> Self {
-        let Ok(ledger) = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY) else {
-            return Self::default();
-        };
-        ledger.busy_timeout(Duration::from_secs(5)).expect("a timeout can be set");
-        let column = |query: &str| -> BTreeSet<String> {
-            let mut statement = ledger.prepare(query).expect("the table is there");
-            let rows = statement.query_map([], |row| row.get(0)).expect("the table can be read");
-            rows.map(|row| row.expect("a row can be read")).collect()
-        };
-        Self {
-            containers: column("SELECT handle FROM containers"),
-            answered: column("SELECT handle FROM containers WHERE json_extract(record, '$.answered')"),
-            processes: column("SELECT uid FROM processes"),
-            places: column("SELECT id FROM sandboxes"),
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Self::of_copy(ledger) {
+                Ok(rows) => return rows,
+                Err(error) => assert!(Instant::now() < end, "{}: {error}", ledger.display()),
+            }
         }
+    }
+
+    fn of_copy(ledger: &Path) -> rusqlite::Result<Self> {
+        let copies = tempfile::tempdir().expect("a temporary folder");
+        for name in ["ledger.db", "ledger.db-wal"] {
+            // No log beside a ledger that was closed well.
+            let _ = fs::copy(ledger.with_file_name(name), copies.path().join(name));
+        }
+        let copy = Connection::open(copies.path().join("ledger.db"))?;
+        let column = |query: &str| -> rusqlite::Result<BTreeSet<String>> {
+            copy.prepare(query)?.query_map([], |row| row.get(0))?.collect()
+        };
+        Ok(Self {
+            containers: column("SELECT handle FROM containers")?,
+            answered: column(
+                "SELECT handle FROM containers
+                 WHERE json_extract(record, '$.answered') AND json_extract(record, '$.desired') = 'present'",
+            )?,
+            processes: column("SELECT uid FROM processes")?,
+            places: column("SELECT id FROM sandboxes")?,
+        })
     }
 }
 

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Bounds the time from start to "ready", a cold containerd included.
 const READY: Duration = Duration::from_secs(60);
 
+/// Bounds the time from start to giving up, where it cannot serve.
+const REFUSED: Duration = Duration::from_secs(25);
+
 /// A gardend, running or not, and its folders.
 pub struct Server {
     folder: tempfile::TempDir,
@@ -89,7 +92,11 @@ impl Server {
             .args(&self.arguments);
         for (name, _) in std::env::vars() {
             // Which containerd and runtime are used may be chosen from outside, and nothing else.
-            let chosen = ["GARDEND_CONTAINERD_BINARY", "GARDEND_RUNTIME"].contains(&name.as_str());
+            let chosen = match name.as_str() {
+                "GARDEND_RUNTIME" => true,
+                "GARDEND_CONTAINERD_BINARY" => !self.arguments.iter().any(|argument| argument == "--containerd"),
+                _ => false,
+            };
             if name.starts_with("GARDEND_") && !chosen {
                 command.env_remove(name);
             }
@@ -190,9 +197,9 @@ pub fn refused(mut command: Command) -> (ExitStatus, String) {
     let pid = Pid::from_child(&child);
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || done.send(child.wait_with_output()));
-    let Ok(output) = is_done.recv_timeout(READY) else {
+    let Ok(output) = is_done.recv_timeout(REFUSED) else {
         let _ = kill_process(pid, Signal::KILL);
-        panic!("gardend neither served nor gave up within {READY:?}");
+        panic!("gardend did not give up within {REFUSED:?}");
     };
     let output = output.expect("a child can be waited for");
     let said = [output.stdout, output.stderr].concat();

@@ -5,7 +5,7 @@ use crate::census::{Rows, settles};
 use crate::eventually;
 use crate::rootfs;
 use crate::server::Server;
-use crate::wire::Refusal;
+use crate::wire::{Garden, Refusal};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +41,18 @@ fn create_and_kill(server: &mut Server, round: u64, kill_after: Duration) -> BTr
         server.kill();
     });
     answered.into_inner().expect("no client panics")
+}
+
+/// Destroys containers, of which some may be just being destroyed: by what was recorded before a kill.
+fn destroy_all(garden: Garden, handles: Vec<String>) {
+    for handle in handles {
+        match garden.destroy(&handle) {
+            Ok(()) => {}
+            Err(Refusal::Said { kind, .. }) if kind == "ContainerNotFoundError" => {}
+            Err(Refusal::Said { message, .. }) if message.contains("already being destroyed") => {}
+            Err(why) => panic!("{handle}: {why:?}"),
+        }
+    }
 }
 
 #[test]
@@ -108,15 +120,7 @@ fn destroys_cut_by_a_kill_are_finished() {
         let left = garden.list();
         assert!(left.iter().all(|handle| !destroyed.contains(handle)), "answered as destroyed, and there: {left:?}");
         println!("killed {kill_after} ms into 12 destroys: {} answered, {} to go", destroyed.len(), left.len());
-        for handle in left {
-            // One whose destroy had been recorded may be finished at any moment.
-            match garden.destroy(&handle) {
-                Ok(()) => {}
-                Err(Refusal::Said { kind, .. }) if kind == "ContainerNotFoundError" => {}
-                Err(Refusal::Said { message, .. }) if message.contains("already being destroyed") => {}
-                Err(why) => panic!("{handle}: {why:?}"),
-            }
-        }
+        destroy_all(garden, left);
         settles(&server, 0, 0);
     }
 }
@@ -152,9 +156,7 @@ fn lives_of_containers_under_kills_leave_nothing() {
         });
         lives += finished.into_inner();
         server.restart();
-        for handle in server.garden.list() {
-            server.garden.destroy(&handle).expect("a destroy");
-        }
+        destroy_all(server.garden, server.garden.list());
         eventually(Duration::from_secs(40), || {
             let left = server.garden.list_all();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }

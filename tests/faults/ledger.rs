@@ -4,6 +4,7 @@
 use crate::rootfs;
 use crate::server::Server;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount};
+use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -130,7 +131,10 @@ fn a_full_disk_refuses_new_containers_and_the_rest_goes_on() {
     let mut cat = garden.run("before", "cat", "cat", false).expect("a process");
 
     let filler = fill(&small.0);
-    let refused = garden.create("during", &root).expect_err("there is no room");
+    // More than what the ledger's log may have had room for before.
+    let large = "x".repeat(900 << 10);
+    let spec = json!({ "handle": "during", "image": { "uri": root }, "properties": { "large": large } });
+    let refused = garden.call("POST", "/containers", &spec).expect_err("there is no room");
     println!("a create on a full disk: {}", refused.message());
     let lower = refused.message().to_lowercase();
     assert!(lower.contains("disk") || lower.contains("space"), "{}", refused.message());

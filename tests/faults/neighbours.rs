@@ -1,8 +1,10 @@
 //! Two gardends with different folders and ports live side by side.
 
 use crate::census::settles;
+use crate::eventually;
 use crate::rootfs;
 use crate::server::Server;
+use std::time::Duration;
 
 #[test]
 fn two_gardends_share_a_machine_and_nothing_else() {
@@ -38,10 +40,14 @@ fn two_gardends_on_one_containerd_touch_only_their_own() {
     one.garden.create("of-one", &root).expect("a container of the one");
     two.garden.create("of-two", &root).expect("a container of the other");
     // Longer than a sweep: neither takes the other's places for leftovers.
-    std::thread::sleep(std::time::Duration::from_secs(12));
+    std::thread::sleep(Duration::from_secs(12));
     assert_eq!(one.garden.output("of-one", "echo fine").expect("a process"), (0, "fine\n".into()));
     assert_eq!(two.garden.output("of-two", "echo fine").expect("a process"), (0, "fine\n".into()));
     two.garden.destroy("of-two").expect("a destroy");
+    eventually(Duration::from_secs(40), || {
+        let places = std::fs::read_dir(two.run().join("places")).map_err(|error| error.to_string())?.count();
+        if places == 0 { Ok(()) } else { Err(format!("{places} places")) }
+    });
     one.garden.destroy("of-one").expect("a destroy");
     drop(two);
     settles(&one, 0, 2);

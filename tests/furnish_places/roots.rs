@@ -1,10 +1,13 @@
 //! The root itself, /proc and the like, and what the container is called.
 
 use crate::sys::Kind;
-use crate::world::{MAPPED, host_mounts, in_both_worlds, mount_tmpfs, privileged, raw, unmount};
-use gardend_controller::ports::NodeErrorKind;
+use crate::world::{MAPPED, bind, host_mounts, in_both_worlds, mount_tmpfs, privileged, raw, unmount, with_binds};
+use gardend::node::mount::{HostMounts, Options};
+use gardend_controller::ports::{NodeErrorKind, Rootfs};
+use gardend_controller::record::{BindMode, ContainerSpec, RootfsSource};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
 #[test]
 fn a_folder_becomes_the_root_writable_and_uncopied() {
@@ -162,7 +165,6 @@ fn a_read_only_rootfs_serves_if_it_has_what_is_needed() {
 #[test]
 fn a_rootfs_where_nothing_can_run_is_refused() {
     in_both_worlds(|world| {
-        use gardend_controller::ports::Rootfs;
         let node = world.node();
         let root = world.make("noexec");
         rustix::mount::mount("tmpfs", &root, "tmpfs", rustix::mount::MountFlags::NOEXEC, None).unwrap();
@@ -201,4 +203,61 @@ fn the_wrong_kind_of_place_is_refused_and_left_as_it_is() {
             assert!(place.path("/newroot").exists());
         }
     });
+}
+
+#[test]
+fn paths_of_clients_can_be_those_of_another_mount_namespace() {
+    in_both_worlds(|world| {
+        let (root, default) = (world.rootfs("root"), world.rootfs("default"));
+        let (seen_root, volume) = (world.make("seen"), world.make("volume"));
+        let other = OtherMounts::with(&[(&root, &seen_root)], &volume);
+        let host_mounts = HostMounts::Of(other.path.clone());
+        let node =
+            world.node_with(Options { host_mounts, default_rootfs: Some(default), ..Options::default() }).unwrap();
+        let spec = with_binds(raw(&seen_root), vec![bind(&volume.join("there"), "/volume", BindMode::ReadOnly)]);
+        world.block_on(node.check(&spec)).unwrap();
+        let place = world.furnish(&node, "one", &spec).unwrap();
+        assert_eq!(place.read("/volume/file"), "of another namespace");
+        assert_eq!(place.shell("hostname"), (0, "one\n".into()));
+        let spec = ContainerSpec { rootfs: RootfsSource::Default, ..spec };
+        let place = world.furnish(&node, "two", &spec).unwrap();
+        assert_eq!(place.read("/volume/file"), "of another namespace");
+        assert!(world.block_on(world.node().check(&spec)).is_err(), "here the path means nothing");
+        // A pid file that names a process of the host's is not believed.
+        let options = Options { host_mounts: HostMounts::Of(place.path_of_mounts()), ..Options::default() };
+        let node = world.node_with(options).unwrap();
+        let error = world.furnish_place(&node, &place, "three", &raw(&root)).unwrap_err();
+        assert!(error.message.contains("is no place: its mnt namespace is the host's"), "{error}");
+    });
+}
+
+/// A mount namespace that is not the test's, alive as long as this.
+struct OtherMounts {
+    path: std::path::PathBuf,
+    _end: std::sync::mpsc::Sender<()>,
+}
+
+impl OtherMounts {
+    /// With these bind mounts, and a tmpfs on `volume` that holds `there/file`.
+    fn with(binds: &[(&Path, &Path)], volume: &Path) -> Self {
+        let (end, ended) = std::sync::mpsc::channel();
+        let (told, tells) = std::sync::mpsc::channel();
+        let binds: Vec<_> = binds.iter().map(|(from, to)| (from.to_path_buf(), to.to_path_buf())).collect();
+        let volume = volume.to_owned();
+        std::thread::spawn(move || {
+            gardend::node::sys::unshare_mounts().unwrap();
+            use rustix::mount::MountPropagationFlags as Flags;
+            rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC).unwrap();
+            for (from, to) in binds {
+                rustix::mount::mount_bind(from, to).unwrap();
+            }
+            mount_tmpfs(&volume);
+            fs::create_dir(volume.join("there")).unwrap();
+            fs::write(volume.join("there/file"), "of another namespace").unwrap();
+            told.send(rustix::thread::gettid()).unwrap();
+            let _ = ended.recv();
+        });
+        let thread = tells.recv().unwrap().as_raw_nonzero();
+        Self { path: format!("/proc/self/task/{thread}/ns/mnt").into(), _end: end }
+    }
 }

@@ -158,6 +158,17 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// What a test that failed left mounted would keep its folder from being removed.
+    fn drop(&mut self) {
+        let mounts = host_mounts();
+        let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| Path::new(point).starts_with(self.folder.path())) {
+            let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
 /// A place, killed at the end of the test at the latest.
 pub struct Place {
     pub id: SandboxId,
@@ -209,6 +220,11 @@ impl Place {
     pub fn mounts(&self) -> Vec<String> {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid)).unwrap();
         table.lines().map(|line| line.split(' ').nth(4).unwrap().to_owned()).collect()
+    }
+
+    /// The file of its mount namespace.
+    pub fn path_of_mounts(&self) -> PathBuf {
+        format!("/proc/{}/ns/mnt", self.pid).into()
     }
 
     pub fn kill(&self) {

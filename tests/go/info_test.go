@@ -102,7 +102,7 @@ func TestProperties(t *testing.T) {
 	behaviour(t, "values may be empty, long and of any characters", func(t *testing.T) {
 		container := create(t, spec(t))
 		for key, value := range map[string]string{
-			"empty": "", "long": strings.Repeat("v", mebibyte), "lines": "a\nb\r\n\x00\t\"\\", "unicode": "ünï ✓ 𝄞",
+			"empty": "", "long": strings.Repeat("v", mebibyte/2), "lines": "a\nb\r\n\x00\t\"\\", "unicode": "ünï ✓ 𝄞",
 			"concourse:exit-status": "0", "dots.and-dashes_": "x", "json": `{"a":[1,2]}`,
 		} {
 			must(t, container.SetProperty(key, value))
@@ -112,6 +112,14 @@ func TestProperties(t *testing.T) {
 				t.Fatalf("%s: %.40q of %d bytes", key, seen, len(seen))
 			}
 		}
+	})
+	behaviour(t, "properties beyond what is kept are refused with the limit, and the others stay", func(t *testing.T) {
+		container := create(t, spec(t))
+		must(t, container.SetProperty("key", "value"))
+		refused(t, container.SetProperty("huge", strings.Repeat("v", 4*mebibyte)), "limit")
+		properties, err := container.Properties()
+		must(t, err)
+		equal(t, "properties", len(properties), 1)
 	})
 	behaviour(t, "properties given at create may have keys of any characters", func(t *testing.T) {
 		asked := spec(t)

@@ -110,9 +110,6 @@ func TestInsideAContainer(t *testing.T) {
 		short := spec(t)
 		equal(t, "hostname", sh(t, create(t, short), "hostname"), short.Handle+"\n")
 	})
-	behaviour(t, "there is a resolv.conf", func(t *testing.T) {
-		sh(t, create(t, spec(t)), "test -f /etc/resolv.conf")
-	})
 	behaviour(t, "the container's network is its own loopback, and up", func(t *testing.T) {
 		container := create(t, spec(t))
 		equal(t, "links", sh(t, container, "ls /sys/class/net 2>/dev/null | grep -xc lo; ip -o link | grep -c LOOPBACK,UP"), "1\n1\n")

@@ -70,6 +70,11 @@ func TestStreams(t *testing.T) {
 		equal(t, "output", run(t, container, garden.ProcessSpec{Path: "cat"}, "one\n", "two, ünï\x00\n").stdout, "one\ntwo, ünï\x00\n")
 		equal(t, "empty input", run(t, container, shell("cat; echo end"), "").stdout, "end\n")
 	})
+	behaviour(t, "stdin that the client sends in one large message arrives", func(t *testing.T) {
+		text := strings.Repeat("ünï \"quoted\" \\ \n", 500_000)
+		result := run(t, create(t, spec(t)), garden.ProcessSpec{Path: "sha256sum"}, text)
+		equal(t, "hash", result.stdout, fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(text))))
+	})
 	behaviour(t, "a process whose client gives no stdin waits for it, and one that does not read it still ends", func(t *testing.T) {
 		container := create(t, spec(t))
 		process := start(t, container, shell("read line; exit 5"), garden.ProcessIO{})
@@ -166,7 +171,7 @@ func TestStreams(t *testing.T) {
 		equal(t, "size of the text", len(text), 64*mebibyte)
 		stdout := newBuffer()
 		process := start(t, create(t, spec(t)), garden.ProcessSpec{Path: "sha256sum"},
-			garden.ProcessIO{Stdin: strings.NewReader(text), Stdout: stdout})
+			garden.ProcessIO{Stdin: pieces{strings.NewReader(text)}, Stdout: stdout})
 		status, err := waited(process, 2*time.Minute)
 		must(t, err)
 		equal(t, "status", status, 0)
@@ -177,12 +182,17 @@ func TestStreams(t *testing.T) {
 		for i := range 200_000 {
 			fmt.Fprintf(&text, "%d\n", i)
 		}
-		result := run(t, create(t, spec(t)), shell("while dd bs=4096 count=16 2>/dev/null | grep . ; do sleep 0.01; done"), text.String())
+		slow := shell("while dd bs=65536 count=1 2>/dev/null >/piece && test -s /piece; do cat /piece; usleep 10000; done")
+		result := run(t, create(t, spec(t)), slow, text.String())
 		if result.stdout != text.String() {
 			t.Fatalf("sent %d bytes, received %d others", text.Len(), len(result.stdout))
 		}
 	})
 }
+
+// pieces is a reader that hides how it could be written whole: the client then sends messages of 32 KiB, as it does
+// for a file or a pipe, and not one of everything.
+type pieces struct{ io.Reader }
 
 // stall is a writer that takes nothing until it is released.
 type stall struct {

@@ -44,22 +44,28 @@ func TestTerminal(t *testing.T) {
 		stdout.awaits(t, "50 200")
 		equal(t, "status", wait(t, process), 0)
 	})
-	behaviour(t, "it starts raw, with line ends made whole on output", func(t *testing.T) {
+	behaviour(t, "it starts as terminals do, with line ends made whole on output", func(t *testing.T) {
 		container := create(t, spec(t))
 		equal(t, "output", run(t, container, terminal("printf 'a\\nb'")).stdout, "a\r\nb")
 		settings := run(t, container, terminal("stty -a")).stdout
-		holds(t, settings, "-icanon", "-echo ", "-isig", "onlcr")
+		holds(t, settings, "icanon", "echo", "isig", "icrnl", "onlcr")
+		for _, off := range []string{"-icanon", "-echo ", "-isig", "-icrnl", "-onlcr"} {
+			if strings.Contains(settings, off) {
+				t.Errorf("%s in %s", off, settings)
+			}
+		}
 	})
-	behaviour(t, "input is not echoed and its control characters are bytes", func(t *testing.T) {
+	behaviour(t, "input is echoed, and Ctrl-C interrupts", func(t *testing.T) {
 		reader, writer := io.Pipe()
 		stdout := newBuffer()
-		process := start(t, create(t, spec(t)), terminal("echo on; head -c 4 | od -An -tx1"),
-			garden.ProcessIO{Stdin: reader, Stdout: stdout})
+		process := start(t, create(t, spec(t)), terminal("echo on; cat"), garden.ProcessIO{Stdin: reader, Stdout: stdout})
 		stdout.awaits(t, "on\r\n")
-		_, err := writer.Write([]byte{'x', 3, 4, '\r'})
+		_, err := writer.Write([]byte("typed\r"))
 		must(t, err)
-		equal(t, "status", wait(t, process), 0)
-		equal(t, "output", stdout.String(), "on\r\n 78 03 04 0d\r\n")
+		stdout.awaits(t, "typed\r\ntyped\r\n")
+		_, err = writer.Write([]byte{3})
+		must(t, err)
+		equal(t, "status", wait(t, process), 130)
 	})
 	behaviour(t, "what goes to stderr comes out of stdout", func(t *testing.T) {
 		result := run(t, create(t, spec(t)), terminal("echo out; echo err >&2"))

@@ -37,6 +37,18 @@ pub async fn to_end(mut client: TcpStream) -> Vec<u8> {
     spawn_blocking(read).await.unwrap().unwrap()
 }
 
+/// Reads to the end and counts.
+pub fn count(client: &mut TcpStream) -> u64 {
+    let mut buffer = vec![0; 1 << 20];
+    let mut seen = 0;
+    loop {
+        match client.read(&mut buffer).unwrap() {
+            0 => return seen,
+            bytes => seen += bytes as u64,
+        }
+    }
+}
+
 pub async fn checked(mut client: TcpStream) -> u64 {
     let check = move || {
         let mut checker = Checker::default();
@@ -250,23 +262,36 @@ async fn throughput_of_one_reader_over_loopback() {
     let place = Place::new();
     let node = place.node(Options::default());
     node.connect(&place.sandbox).await.unwrap();
-    let process = ProcessUid::generate();
     let total: u64 = 1 << 30;
+    let floor = spawn_blocking(move || bare_splice(total)).await.unwrap();
+    let process = ProcessUid::generate();
     node.spawn(&place.sandbox, &process, &[], &spec("head", &["-c", &total.to_string(), "/dev/zero"])).await.unwrap();
     let start = Instant::now();
     let (mut client, _) = reading(&node, &process, OutputStream::Stdout);
-    let seen = spawn_blocking(move || {
-        let mut buffer = vec![0; 1 << 20];
-        let mut seen = 0;
-        loop {
-            match client.read(&mut buffer).unwrap() {
-                0 => return seen,
-                bytes => seen += bytes as u64,
-            }
-        }
-    });
+    let seen = spawn_blocking(move || count(&mut client));
     assert_eq!(seen.await.unwrap(), total);
-    let seconds = start.elapsed().as_secs_f64();
-    println!("1 GiB to one reader over loopback: {:.2} GB/s", total as f64 / 1e9 / seconds);
+    let rate = total as f64 / 1e9 / start.elapsed().as_secs_f64();
+    println!("1 GiB to one reader over loopback: {rate:.2} GB/s; a bare splice loop beside it: {floor:.2} GB/s");
     assert_eq!(node.dropped(&process), Some(0));
+}
+
+/// GB/s of the same program by a thread that does nothing but splice, with calls that block.
+fn bare_splice(total: u64) -> f64 {
+    let (reading, writing) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writing, 1 << 20).unwrap();
+    let mut head = std::process::Command::new("head");
+    head.args(["-c", &total.to_string(), "/dev/zero"]).stdout(writing);
+    let start = Instant::now();
+    let mut child = head.spawn().unwrap();
+    drop(head);
+    let (server, mut client) = connection();
+    let relay = std::thread::spawn(move || {
+        let flags = rustix::pipe::SpliceFlags::MOVE;
+        while rustix::pipe::splice(&reading, None, &server, None, 1 << 20, flags).unwrap() > 0 {}
+    });
+    assert_eq!(count(&mut client), total);
+    let elapsed = start.elapsed().as_secs_f64();
+    relay.join().unwrap();
+    child.wait().unwrap();
+    total as f64 / 1e9 / elapsed
 }

@@ -64,7 +64,11 @@ impl Place {
     /// One in a folder of its own, on a tmpfs where there is one.
     pub fn new() -> Self {
         let on_tmpfs = std::env::var_os("STREAMS_DIR").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
-        let run = tempfile::tempdir_in(&on_tmpfs).or_else(|_| tempfile::tempdir()).unwrap();
+        Self::in_folder(tempfile::tempdir_in(&on_tmpfs).or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    /// One in this folder.
+    pub fn in_folder(run: tempfile::TempDir) -> Self {
         let sandbox = SandboxId::generate();
         let place = Self { sandbox, run, counter: Arc::default(), state: Arc::default() };
         let folder = place.folders().place(&place.sandbox);
@@ -173,9 +177,7 @@ fn serve(connection: Arc<OwnedFd>, state: &Arc<Mutex<State>>, counter: &Arc<Coun
                 say(&connection, &Event::KnownEnd, &[]);
             }
             Request::Spawn { key, spec } => match spawn(state, counter, key, &spec, fds) {
-                Ok((pid, master)) => {
-                    let ours = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
-                    let beside: Vec<OwnedFd> = std::iter::once(ours).chain(master).collect();
+                Ok((pid, beside)) => {
                     let fds: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
                     say(&connection, &Event::Spawned { key, pid }, &fds);
                 }
@@ -220,7 +222,7 @@ fn spawn(
     key: ProcessKey,
     spec: &SpawnSpec,
     fds: Vec<OwnedFd>,
-) -> Result<(i32, Option<OwnedFd>), SpawnFailure> {
+) -> Result<(i32, Vec<OwnedFd>), SpawnFailure> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or(SpawnFailure::Malformed { reason: "too few descriptors".into() });
     let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).unwrap();
@@ -243,7 +245,7 @@ fn spawn(
         };
         state.lock().unwrap().kept.insert(key, kept);
         count(Arc::clone(state), Arc::clone(counter), key, spec, slave);
-        return Ok((getpid().as_raw_nonzero().get(), Some(copy)));
+        return Ok((getpid().as_raw_nonzero().get(), vec![pidfd(getpid()), copy]));
     }
     let (stdin, stdin_write, stdout) = (next()?, next()?, next()?);
     let (stdout_read, stderr, stderr_read) = (next()?, next()?, next()?);
@@ -256,7 +258,7 @@ fn spawn(
             state.lock().unwrap().held.push(stdout.try_clone().unwrap());
         }
         count(Arc::clone(state), Arc::clone(counter), key, spec, File::from(stdout));
-        return Ok((pid, None));
+        return Ok((pid, vec![pidfd(getpid())]));
     }
     let mut command = Command::new(text(&spec.path));
     command.args(spec.args.iter().map(text)).stdin(stdin).stdout(stdout).stderr(Stdio::from(stderr));
@@ -270,6 +272,7 @@ fn spawn(
         errno => SpawnFailure::Exec { errno: errno.unwrap_or(0), exists: true },
     })?;
     let pid = i32::try_from(child.id()).unwrap();
+    let running = pidfd(Pid::from_child(&child));
     state.lock().unwrap().kept.insert(key, kept(pid));
     let state = Arc::clone(state);
     thread::spawn(move || {
@@ -280,7 +283,11 @@ fn spawn(
         };
         ended(&state, key, exit);
     });
-    Ok((pid, None))
+    Ok((pid, vec![running]))
+}
+
+fn pidfd(pid: Pid) -> OwnedFd {
+    pidfd_open(pid, PidfdFlags::empty()).unwrap()
 }
 
 fn ended(state: &Mutex<State>, key: ProcessKey, exit: Exit) {
@@ -315,7 +322,13 @@ fn count(state: Arc<Mutex<State>>, counter: Arc<Counter>, key: ProcessKey, spec:
 
 /// The part of a counter stream from `offset` on.
 pub fn counters(offset: u64, length: u64) -> Vec<u8> {
-    (offset / 8..(offset + length).div_ceil(8)).flat_map(u64::to_le_bytes).take(length as usize).collect()
+    let mut bytes = vec![0; (offset % 8 + length).next_multiple_of(8) as usize];
+    for (number, word) in (offset / 8..).zip(bytes.chunks_exact_mut(8)) {
+        word.copy_from_slice(&number.to_le_bytes());
+    }
+    bytes.drain(..(offset % 8) as usize);
+    bytes.truncate(length as usize);
+    bytes
 }
 
 /// Checks a counter stream as it comes.
@@ -326,11 +339,12 @@ pub struct Checker {
 
 impl Checker {
     pub fn check(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            let expected = (self.seen / 8).to_le_bytes()[(self.seen % 8) as usize];
-            assert_eq!(*byte, expected, "at byte {}", self.seen);
-            self.seen += 1;
+        let expected = counters(self.seen, bytes.len() as u64);
+        if bytes != expected {
+            let at = bytes.iter().zip(&expected).position(|(byte, expected)| byte != expected);
+            panic!("other bytes than were written, from byte {} on", self.seen + at.unwrap_or(0) as u64);
         }
+        self.seen += bytes.len() as u64;
     }
 
     /// Reads to the end.

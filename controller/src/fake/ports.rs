@@ -33,6 +33,7 @@ impl Life {
             world.life += 1;
             world.events = Some(tell);
             world.readers.clear();
+            world.processes.values_mut().for_each(|process| process.readers = 0);
             world.at_once.clear();
             world.life
         };
@@ -312,9 +313,13 @@ impl Processes for Life {
                 acknowledged: false,
                 stdin_open: true,
                 terminal: spec.tty.is_some(),
+                readers: 0,
                 outputs: Default::default(),
             };
             world.processes.insert(process.clone(), started);
+            if let Some(place) = world.places.get_mut(sandbox) {
+                place.alive += 1;
+            }
             world.act(process, programs::started);
             Ok(Ok(pid))
         });

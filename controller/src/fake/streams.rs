@@ -53,9 +53,10 @@ impl Life {
 impl Streams for Life {
     fn attach(&self, process: &ProcessUid) -> Option<ReaderId> {
         let mut world = self.world();
-        let alone = !world.readers.values().any(|reader| reader.process == *process);
-        let outputs = &world.processes.get(process)?.outputs;
+        let found = world.processes.get_mut(process)?;
+        let (alone, outputs) = (found.readers == 0, &found.outputs);
         let at = [0, 1].map(|stream| if alone { outputs[stream].taken } else { outputs[stream].bytes.len() });
+        found.readers += 1;
         world.next_id += 1;
         let id = ReaderId(world.next_id);
         world.readers.insert(id, Reader { process: process.clone(), at });
@@ -66,6 +67,9 @@ impl Streams for Life {
         let mut world = self.world();
         if world.readers.get(&reader).is_some_and(|found| found.process == *process) {
             world.readers.remove(&reader);
+            if let Some(process) = world.processes.get_mut(process) {
+                process.readers -= 1;
+            }
             world.changed.send_replace(());
         }
     }

@@ -39,11 +39,13 @@ pub struct Place {
     pub furnished: Option<ContainerUid>,
     pub half_furnished: bool,
     pub label: Option<(ContainerUid, String)>,
+    /// Processes that run in it.
+    pub alive: usize,
 }
 
 impl Place {
     pub fn running(kind: SandboxKind) -> Self {
-        Self { kind, running: true, furnished: None, half_furnished: false, label: None }
+        Self { kind, running: true, furnished: None, half_furnished: false, label: None, alive: 0 }
     }
 }
 
@@ -55,6 +57,8 @@ pub struct Process {
     pub acknowledged: bool,
     pub stdin_open: bool,
     pub terminal: bool,
+    /// Readers that have a place in its outputs.
+    pub readers: usize,
     pub outputs: [Pipe; 2],
 }
 
@@ -90,7 +94,7 @@ impl World {
     }
 
     pub fn occupied(&self, id: &SandboxId) -> bool {
-        self.processes.values().any(|process| process.place == *id && process.exit.is_none())
+        self.places.get(id).is_some_and(|place| place.alive > 0)
     }
 
     /// What a program does next, on being started, written to or signalled.
@@ -100,6 +104,9 @@ impl World {
         if let Some(Ends(status)) = act(process) {
             process.exit = Some(status);
             process.outputs.iter_mut().for_each(|pipe| pipe.ended = true);
+            if let Some(place) = self.places.get_mut(&place) {
+                place.alive -= 1;
+            }
             self.tell(ProcessEvent::Exited { sandbox: place.clone(), process: uid.clone(), status });
             if !self.occupied(&place) {
                 self.tell(ProcessEvent::Emptied { sandbox: place });
@@ -113,6 +120,7 @@ impl World {
         self.processes.retain(|_, process| process.place != *id);
         if let Some(place) = self.places.get_mut(id) {
             place.running = false;
+            place.alive = 0;
         }
         self.changed.send_replace(());
     }

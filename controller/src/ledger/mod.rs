@@ -23,6 +23,7 @@ mod writer;
 
 use crate::record::{ContainerRecord, ContainerUid, ProcessRecord, ProcessState, ProcessUid, SandboxId, SandboxRecord};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use store::Store;
@@ -117,8 +118,7 @@ pub struct Ledger {
 
 struct Backend {
     way: Way,
-    /// What the last write said, where it failed.
-    failing: Arc<Mutex<Option<String>>>,
+    failing: Arc<AtomicBool>,
 }
 
 enum Way {
@@ -135,8 +135,8 @@ impl Ledger {
     /// Every refusal of [`LedgerError`]; the file is left as it was.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let store = open::open(path)?;
-        let failing = Arc::default();
-        let way = Way::Thread(Writer::start(store, Arc::clone(&failing)));
+        let failing = store.failing();
+        let way = Way::Thread(Writer::start(store));
         Ok(Self { backend: Arc::new(Backend { way, failing }) })
     }
 
@@ -157,8 +157,9 @@ impl Ledger {
     }
 
     fn inline(store: Store) -> Self {
+        let failing = store.failing();
         let way = Way::Inline(Box::new(Mutex::new(store)));
-        Self { backend: Arc::new(Backend { way, failing: Arc::default() }) }
+        Self { backend: Arc::new(Backend { way, failing }) }
     }
 
     /// Reads everything.
@@ -178,7 +179,6 @@ impl Ledger {
             Way::Thread(writer) => Commit { reply: writer.submit(changes, durable) },
             Way::Inline(store) => {
                 let result = lock(store).apply(&[(&changes, durable)]);
-                note(&self.backend.failing, &result);
                 Commit { reply: Reply::Ready(result) }
             }
         }
@@ -197,7 +197,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Write`], as new records would get it.
     pub async fn health(&self) -> Result<(), LedgerError> {
-        let failing = lock(&self.backend.failing).is_some();
+        let failing = self.backend.failing.load(Ordering::Relaxed);
         if failing { self.commit(vec![Change::Probe], Durable::Crash).await } else { Ok(()) }
     }
 
@@ -237,8 +237,4 @@ impl Commit {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn note(failing: &Mutex<Option<String>>, result: &Result<(), LedgerError>) {
-    *lock(failing) = result.as_ref().err().map(ToString::to_string);
 }

@@ -1,12 +1,18 @@
 //! Opening a ledger, or refusing to, with the reason and the remedy.
 
-use super::store::Store;
+use super::store::{LOG_PAGES, Store};
 use super::{LedgerError, schema};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A process that was just forked holds its parent's lock until it executes: what looks taken is
+/// looked at a few times.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(30);
 
 /// Opens the ledger at `path`, or makes one where there is no file.
 pub fn open(path: &Path) -> Result<Store, LedgerError> {
@@ -53,7 +59,15 @@ fn cannot_open(path: &Path, error: impl ToString) -> LedgerError {
 /// One gardend a ledger. The lock goes with the process that holds it, however that ends.
 fn lock(path: &Path) -> Result<File, LedgerError> {
     let mut file = private_file(&beside(path, ".lock")).map_err(|error| cannot_open(path, error))?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    for _ in 0..LOCK_TRIES {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
@@ -82,6 +96,7 @@ fn create(path: &Path) -> Result<(), LedgerError> {
         }
         let file = private_file(&new)?;
         let mut connection = connect(&new)?;
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "application_id", schema::APPLICATION_ID)?;
         schema::migrate(&mut connection)?;
         connection.close().map_err(|(_, error)| error)?;
@@ -126,7 +141,7 @@ fn inspect(path: &Path, connection: &Connection) -> Result<(), LedgerError> {
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // The writer does that when it has nothing else to do; this is the bound if it never has.
-    connection.pragma_update(None, "wal_autocheckpoint", 8192)?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES as i64)?;
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())

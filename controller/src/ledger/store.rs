@@ -9,9 +9,15 @@ use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Kept back for the changes that end or remove things, when the disk is full otherwise.
-const RESERVE_BYTES: usize = 1024 * 1024;
+const RESERVE_BYTES: usize = 16 * 1024 * 1024;
+/// The log is moved into the database at this length at the latest: half of the reserve.
+pub const LOG_PAGES: usize = RESERVE_BYTES / 2 / 4096;
+/// Pages that are worth giving back.
+const MANY_FREE_PAGES: i64 = 1024;
 
 /// An open ledger.
 pub struct Store {
@@ -19,6 +25,8 @@ pub struct Store {
     path: Option<PathBuf>,
     synchronous: Option<Durable>,
     reserve: Reserve,
+    /// The last write failed, and no new record was written since.
+    failing: Arc<AtomicBool>,
     /// Held for as long as the database is open.
     _lock: Option<File>,
 }
@@ -26,22 +34,44 @@ pub struct Store {
 impl Store {
     pub fn new(connection: Connection, path: Option<PathBuf>, lock: Option<File>) -> Self {
         let reserve = Reserve::of(path.as_deref());
-        Self { connection, path, synchronous: None, reserve, _lock: lock }
+        Self { connection, path, synchronous: None, reserve, failing: Arc::default(), _lock: lock }
+    }
+
+    /// Whether the last write failed, and no new record was written since.
+    pub fn failing(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failing)
     }
 
     /// Writes batches in one transaction: all of them or none.
     pub fn apply<C: AsRef<[Change]>>(&mut self, batches: &[(C, Durable)]) -> Result<(), LedgerError> {
         let adds = batches.iter().any(|(changes, _)| changes.as_ref().iter().any(Change::adds));
-        if adds && !self.reserve.ensure() {
+        let result = self.make_room_for(batches, adds);
+        match &result {
+            Err(_) => self.failing.store(true, Ordering::Relaxed),
+            Ok(()) if adds => self.failing.store(false, Ordering::Relaxed),
+            // What is full for new records may still take this.
+            Ok(()) => {}
+        }
+        result
+    }
+
+    fn make_room_for<C: AsRef<[Change]>>(&mut self, batches: &[(C, Durable)], adds: bool) -> Result<(), LedgerError> {
+        if adds && !self.reserve.ensure() && !(self.shrink() && self.reserve.ensure()) {
             // The last room is kept for what ends or removes things.
             return Err(LedgerError::Write { reason: "no space is left for new records".into(), full: true });
         }
-        let result = self.transact(batches);
-        match result {
-            Err(ref error) if !adds && is_full(error) && self.reserve.release() => self.transact(batches),
-            result => result,
+        let mut result = self.transact(batches);
+        // The log may be all that takes up the room; the reserve is not for new records.
+        let full = |result: &rusqlite::Result<()>| result.as_ref().is_err_and(is_full);
+        if full(&result) && self.fold() {
+            result = self.transact(batches);
         }
-        .map_err(|error| LedgerError::Write { full: is_full(&error), reason: error.to_string() })
+        if full(&result) && !adds && self.reserve.release() {
+            // Twice what the log may be: there is room to move it, and then for as much again.
+            self.fold();
+            result = self.transact(batches);
+        }
+        result.map_err(|error| LedgerError::Write { full: is_full(&error), reason: error.to_string() })
     }
 
     fn transact<C: AsRef<[Change]>>(&mut self, batches: &[(C, Durable)]) -> rusqlite::Result<()> {
@@ -66,11 +96,45 @@ impl Store {
         Ok(())
     }
 
+    /// Gives back to the disk what the database does not use any more; whether that went. Piece
+    /// by piece: what is moved goes through the log first.
+    fn shrink(&self) -> bool {
+        let mut left = self.free_pages();
+        while left > 0 && self.fold() && self.vacuum().is_ok() {
+            let before = std::mem::replace(&mut left, self.free_pages());
+            if left >= before {
+                break;
+            }
+        }
+        self.fold()
+    }
+
+    fn free_pages(&self) -> i64 {
+        self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0)).unwrap_or(0)
+    }
+
+    fn vacuum(&self) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached("PRAGMA incremental_vacuum(512)")?;
+        let mut rows = statement.query([])?;
+        // Each row is a page.
+        while rows.next()?.is_some() {}
+        Ok(())
+    }
+
+    /// Moves what the write-ahead log holds into the database and empties it; whether that went.
+    fn fold(&self) -> bool {
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        folded.is_ok_and(|busy| busy == 0)
+    }
+
     /// Moves what the write-ahead log holds into the database; for when nobody waits.
     pub fn checkpoint(&mut self) {
         let moved = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         if let Err(error) = moved {
             tracing::debug!(%error, "the ledger's log was not moved into it; it is tried again");
+        }
+        if self.free_pages() > MANY_FREE_PAGES {
+            self.shrink();
         }
         self.reserve.ensure();
     }
@@ -230,10 +294,16 @@ impl Reserve {
 
     /// Whether the reserve is there; made where it is not.
     fn ensure(&mut self) -> bool {
-        let Some(path) = &self.path else { return true };
-        if !self.there && !self.pretend_full {
+        let Some(path) = &self.path else { return !self.pretend_full };
+        if self.pretend_full {
+            return false;
+        }
+        if !self.there {
             let make = || -> std::io::Result<()> {
                 let mut file = private_file(path)?;
+                if file.metadata()?.len() == RESERVE_BYTES as u64 {
+                    return Ok(());
+                }
                 // Not zeros: a file system that compresses would keep nothing back.
                 let mut noise = vec![0u8; RESERVE_BYTES];
                 let mut word = 0x9e37_79b9_7f4a_7c15_u64;

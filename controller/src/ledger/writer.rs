@@ -3,7 +3,7 @@
 //! another's sake.
 
 use super::store::Store;
-use super::{Change, Contents, Durable, LedgerError, lock, note};
+use super::{Change, Contents, Durable, LedgerError, lock};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,12 +42,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn start(store: Store, failing: Arc<Mutex<Option<String>>>) -> Self {
+    pub fn start(store: Store) -> Self {
         let queue = Arc::<Queue>::default();
         let theirs = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || work(store, &theirs, &failing))
+            .spawn(move || work(store, &theirs))
             .expect("the process may start a thread");
         Self { queue, thread: Some(thread) }
     }
@@ -115,7 +115,7 @@ impl Queue {
     }
 }
 
-fn work(mut store: Store, queue: &Queue, failing: &Mutex<Option<String>>) {
+fn work(mut store: Store, queue: &Queue) {
     let mut written = false;
     while let Some(jobs) = queue.take(|| {
         if std::mem::take(&mut written) {
@@ -128,24 +128,24 @@ fn work(mut store: Store, queue: &Queue, failing: &Mutex<Option<String>>) {
                 Job::Write { changes, durable, reply } => group.push((changes, durable, reply)),
                 // What was submitted before is seen by it.
                 Job::Load(reply) => {
-                    write_group(&mut store, std::mem::take(&mut group), failing);
+                    write_group(&mut store, std::mem::take(&mut group));
                     let _ = reply.send(store.load());
                 }
                 #[cfg(any(test, feature = "fakes"))]
                 Job::PretendFull(full) => {
-                    write_group(&mut store, std::mem::take(&mut group), failing);
+                    write_group(&mut store, std::mem::take(&mut group));
                     store.pretend_full(full);
                 }
             }
         }
         written |= !group.is_empty();
-        write_group(&mut store, group, failing);
+        write_group(&mut store, group);
     }
 }
 
 type Waiting = (Vec<Change>, Durable, oneshot::Sender<Result<(), LedgerError>>);
 
-fn write_group(store: &mut Store, group: Vec<Waiting>, failing: &Mutex<Option<String>>) {
+fn write_group(store: &mut Store, group: Vec<Waiting>) {
     if group.is_empty() {
         return;
     }
@@ -157,7 +157,6 @@ fn write_group(store: &mut Store, group: Vec<Waiting>, failing: &Mutex<Option<St
     }
     let together = store.apply(&batches);
     if together.is_ok() || batches.len() == 1 {
-        note(failing, &together);
         for reply in replies {
             // Who does not wait any more does not need the answer.
             let _ = reply.send(together.clone());
@@ -166,7 +165,6 @@ fn write_group(store: &mut Store, group: Vec<Waiting>, failing: &Mutex<Option<St
     }
     for (batch, reply) in batches.into_iter().zip(replies) {
         let alone = store.apply(&[batch]);
-        note(failing, &alone);
         let _ = reply.send(alone);
     }
 }

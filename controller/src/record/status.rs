@@ -51,7 +51,7 @@ pub struct ContainerRecord {
     pub properties: Properties,
     /// How long it may go without a client; `None`: for ever.
     pub grace_time: Option<Duration>,
-    /// A stop that was asked for and is not finished, or is.
+    /// A stop that was asked for and is not finished; `status.stopped` says that one is.
     pub stop: Option<StopMode>,
     /// Whether its create was answered. One that was not is undone after a restart.
     pub answered: bool,

@@ -19,7 +19,7 @@ const MULTIPLEXER: (u32, u32) = (5, 2);
 /// Where nobody says how large it is.
 const DEFAULT_SIZE: (u16, u16) = (80, 24);
 
-/// Makes a terminal, raw but for the translation of line ends, and makes it this process's own:
+/// Makes a terminal with the kernel's usual modes (echo, lines, signals) and makes it this process's own:
 /// its controlling terminal and its input and output. The master goes to init.
 pub fn attach(columns: u16, rows: u16, uid: u32, status: BorrowedFd<'_>) -> Result<(), SpawnFailure> {
     let master = open_master().map_err(|error| system("open /dev/ptmx", error))?;
@@ -62,7 +62,7 @@ fn prepare(master: &OwnedFd, columns: u16, rows: u16, uid: u32) -> rustix::io::R
     // By the master and not by a name, which could lead elsewhere.
     let slave = ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     let mut modes = tcgetattr(&slave)?;
-    modes.make_raw();
+    // The kernel's own modes, line ends made whole on output whatever they are: as the reference has it.
     modes.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
     tcsetattr(&slave, OptionalActions::Now, &modes)?;
     let (columns, rows) = if (columns, rows) == (0, 0) { DEFAULT_SIZE } else { (columns, rows) };

@@ -35,26 +35,30 @@ pub enum Broken {
     Descriptor(std::io::Error),
 }
 
+type Message = (Vec<u8>, Vec<OwnedFd>);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Connection {
     socket: OwnedFd,
     /// The peer has said Hello.
     pub is_greeted: bool,
-    waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    waiting: VecDeque<Message>,
     /// Processes that are still to be told of, where the last word of that is still to come.
     listing: Option<VecDeque<ProcessKey>>,
+    /// What is to be said after that.
+    later: VecDeque<Message>,
 }
 
 impl Connection {
     /// The socket does not block.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, is_greeted: false, waiting: VecDeque::new(), listing: None }
+        Self { socket, is_greeted: false, waiting: VecDeque::new(), listing: None, later: VecDeque::new() }
     }
 
     /// Takes requests now.
     pub fn is_reading(&self) -> bool {
-        self.waiting.len() <= BUSY
+        self.waiting.len() + self.later.len() <= BUSY
     }
 
     /// Has something to send.
@@ -73,10 +77,11 @@ impl Connection {
 
     /// Sends after all that waits.
     pub fn send(&mut self, event: &Event, fds: Vec<OwnedFd>) -> Result<(), Broken> {
-        if self.waiting.len() >= MAX_WAITING {
+        if self.waiting.len() + self.later.len() >= MAX_WAITING {
             return Err(Broken::Overflow);
         }
-        self.waiting.push_back((wire::encode(event)?, fds));
+        let queue = if self.listing.is_some() { &mut self.later } else { &mut self.waiting };
+        queue.push_back((wire::encode(event)?, fds));
         self.send_waiting().map(drop)
     }
 
@@ -91,7 +96,8 @@ impl Connection {
             let Some(listing) = &self.listing else { break };
             let Some(&key) = listing.front() else {
                 self.listing = None;
-                self.send(&Event::KnownEnd, Vec::new())?;
+                self.waiting.push_back((wire::encode(&Event::KnownEnd)?, Vec::new()));
+                self.waiting.append(&mut self.later);
                 continue;
             };
             // One that was forgotten meanwhile is passed over.

@@ -23,10 +23,13 @@ impl Server {
     pub(super) fn handle(&mut self, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), Broken> {
         let request = match wire::decode(bytes)? {
             Request::InFile if fds.is_empty() => return Err(Broken::Protocol("no file beside InFile")),
-            Request::InFile => match wire::decode(&read_file(fds.remove(0))?)? {
-                Request::InFile => return Err(Broken::Protocol("InFile in a file")),
-                request => request,
-            },
+            Request::InFile => {
+                self.has_grown = true;
+                match wire::decode(&read_file(fds.remove(0))?)? {
+                    Request::InFile => return Err(Broken::Protocol("InFile in a file")),
+                    request => request,
+                }
+            }
             request => request,
         };
         match request {
@@ -172,8 +175,10 @@ impl Server {
     }
 
     fn forget(&mut self, key: &ProcessKey) {
-        if let Some(Held::Pipes { outputs, .. }) = self.processes.forget(key) {
-            outputs.into_iter().for_each(|pipe| self.drain.add(pipe));
+        match self.processes.forget(key) {
+            Some(Held::Pipes { outputs, .. }) => outputs.into_iter().for_each(|pipe| self.drain.add(pipe)),
+            Some(Held::Terminal { master, .. }) => master.into_iter().for_each(|master| self.drain.add(master)),
+            None => {}
         }
     }
 }

@@ -18,6 +18,9 @@ pub struct Client {
     pub socket: OwnedFd,
     /// Received while something else was waited for.
     early: VecDeque<(Event, Vec<OwnedFd>)>,
+    /// On the host, user and group (whoever gives them away must have both in its namespace); this
+    /// process's own where nobody is named.
+    pub pipes_belong_to: Option<u32>,
 }
 
 /// A process without a terminal, and gardend's ends of its streams.
@@ -63,9 +66,14 @@ pub fn new_key() -> ProcessKey {
 
 impl Client {
     pub fn connect(path: &Path) -> Self {
+        Self::try_connect(path).expect("init listens")
+    }
+
+    /// `None` where nobody listens.
+    pub fn try_connect(path: &Path) -> Option<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
-        Self { socket, early: VecDeque::new() }
+        connect(&socket, &SocketAddrUnix::new(path).unwrap()).ok()?;
+        Some(Self { socket, early: VecDeque::new(), pipes_belong_to: None })
     }
 
     pub fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) {
@@ -136,6 +144,9 @@ impl Client {
     pub fn ask(&mut self, key: ProcessKey, spec: &SpawnSpec) -> [File; 3] {
         let [(stdin_read, stdin), (stdout, stdout_write), (stderr, stderr_write)] =
             [(); 3].map(|()| std::io::pipe().unwrap());
+        for pipe in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+            std::os::unix::fs::fchown(pipe, self.pipes_belong_to, self.pipes_belong_to).unwrap();
+        }
         let fds = [
             stdin_read.as_fd(),
             stdin.as_fd(),

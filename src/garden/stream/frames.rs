@@ -1,12 +1,18 @@
 //! Finds the messages in a stream of JSON values, newline-separated or back to back.
 //!
-//! Each byte is looked at once, however the stream is cut into reads; only where a value ends is
-//! found here, not whether it is good JSON.
+//! Only where a value ends is found here, not whether it is good JSON; each byte is looked at once,
+//! however the stream is cut into reads.
+//!
+//! A message of stdin may be of any size: Go's client sends all that it has at once where it has it
+//! in memory (`io.Copy` from a `bytes.Reader`). So a long one is cut, where that changes nothing,
+//! into several with the same head, and memory stays bounded. Any other message is bounded.
 
+use crate::garden::wire::Message;
 use bytes::{Buf, Bytes, BytesMut};
 
-/// The largest message that is taken. Go's client sends 32 KiB of stdin at a time, which grows at
-/// most sixfold as JSON.
+/// From this size on a message of stdin is cut.
+const LONG: usize = 256 * 1024;
+/// The largest message that is taken in one piece.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
 /// Why no message can be found any more.
@@ -31,16 +37,31 @@ enum Place {
 }
 
 /// How far the first value of the buffer has been looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Frames {
+    long: usize,
     /// Bytes of the buffer that were looked at.
     seen: usize,
     /// Brackets that are open.
     depth: usize,
     place: Place,
+    /// Where the content of the last string begins.
+    string: usize,
+    /// Of the string that begins there: whether it can be cut.
+    judged: Option<(usize, bool)>,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self::cutting_at(LONG)
+    }
 }
 
 impl Frames {
+    fn cutting_at(long: usize) -> Self {
+        Self { long, seen: 0, depth: 0, place: Place::Structure, string: 0, judged: None }
+    }
+
     /// Takes the next whole message off the buffer; `None` where more bytes are needed.
     pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
         if self.depth == 0 {
@@ -48,7 +69,7 @@ impl Frames {
             buffer.advance(blank);
             match buffer.first() {
                 None => return Ok(None),
-                Some(b'{') => (self.seen, self.depth) = (1, 1),
+                Some(b'{') => *self = Self { seen: 1, depth: 1, ..Self::cutting_at(self.long) },
                 Some(other) => return Err(Malformed::NoObject(*other)),
             }
         }
@@ -63,11 +84,10 @@ impl Frames {
                 }
             };
         }
-        if self.seen > MAX_MESSAGE {
-            return Err(Malformed::TooLarge);
-        }
         if self.depth > 0 {
-            return Ok(None);
+            let cut = if buffer.len() >= self.long { self.cut(buffer) } else { None };
+            let too_large = cut.is_none() && buffer.len() > MAX_MESSAGE;
+            return if too_large { Err(Malformed::TooLarge) } else { Ok(cut) };
         }
         let message = buffer.split_to(self.seen).freeze();
         self.seen = 0;
@@ -98,6 +118,7 @@ impl Frames {
             match byte {
                 b'"' => {
                     self.place = Place::String;
+                    self.string = self.seen + at + 1;
                     return at + 1;
                 }
                 b'{' | b'[' => self.depth += 1,
@@ -112,6 +133,73 @@ impl Frames {
             }
         }
         rest.len()
+    }
+}
+
+impl Frames {
+    /// Takes a message off the front of an unfinished one, where its last string is stdin's data
+    /// and what follows it goes well behind the same head.
+    fn cut(&mut self, buffer: &mut BytesMut) -> Option<Bytes> {
+        if self.place == Place::Structure || self.depth != 1 || !self.is_stdin(buffer) {
+            return None;
+        }
+        let whole = whole_characters(&buffer[self.string..]);
+        if whole == 0 {
+            return None;
+        }
+        let mut message = buffer.split_to(self.string + whole);
+        let mut rest = BytesMut::from(&message[..self.string]);
+        rest.extend_from_slice(buffer);
+        *buffer = rest;
+        (self.seen, self.place) = (self.string, Place::String);
+        message.extend_from_slice(b"\"}");
+        Some(message.freeze())
+    }
+
+    /// Whether an empty string in this one's place would make an empty message of stdin.
+    fn is_stdin(&mut self, buffer: &[u8]) -> bool {
+        if let Some((string, verdict)) = self.judged
+            && string == self.string
+        {
+            return verdict;
+        }
+        let empty = [&buffer[..self.string], b"\"}"].concat();
+        let verdict = matches!(Message::parse(&empty), Ok(Message::Stdin(data)) if data.is_empty());
+        self.judged = Some((self.string, verdict));
+        verdict
+    }
+}
+
+/// How much of a string's beginning ends neither within a character nor within an escape, nor
+/// between the two escapes of one character.
+fn whole_characters(content: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &content[at..]) {
+        let escape = &content[at + found..];
+        let length = match escape {
+            [_, b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..] => 12,
+            [_, b'u', ..] => 6,
+            _ => 2,
+        };
+        if escape.len() < length {
+            return at + found;
+        }
+        // A first half that is followed by no second one is the JSON parser's to refuse.
+        at += found + length;
+    }
+    let tail = content[at..].iter().rev().take(3).position(|byte| *byte >= 0xc0);
+    match tail {
+        Some(back) if character_length(content[content.len() - 1 - back]) > back + 1 => content.len() - 1 - back,
+        _ => content.len(),
+    }
+}
+
+fn character_length(first: u8) -> usize {
+    match first {
+        0xf0.. => 4,
+        0xe0.. => 3,
+        0xc0.. => 2,
+        _ => 1,
     }
 }
 
@@ -130,6 +218,46 @@ mod tests {
             }
         }
         Ok(found)
+    }
+
+    /// All data of a stream of stdin that arrives in these pieces, and the longest message.
+    fn data<'a>(long: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, usize) {
+        let (mut frames, mut buffer) = (Frames::cutting_at(long), BytesMut::new());
+        let (mut all, mut longest) = (String::new(), 0);
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            while let Some(message) = frames.next(&mut buffer).unwrap() {
+                longest = longest.max(message.len());
+                match Message::parse(&message).unwrap() {
+                    Message::Stdin(data) => all.push_str(&data),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(buffer.is_empty());
+        (all, longest)
+    }
+
+    #[test]
+    fn stdin_of_any_size_is_taken_in_bounded_memory() {
+        let text = "more than fits\n".repeat(1_500_000);
+        let message = format!("{{\"process_id\":\"p\",\"source\":0,\"data\":{}}}\n", serde_json::json!(text));
+        let (all, longest) = data(LONG, message.as_bytes().chunks(65_536));
+        assert!(all == text);
+        assert!(longest < 2 * LONG, "{longest}");
+    }
+
+    #[test]
+    fn only_stdin_is_cut() {
+        for start in
+            [r#"{"source":0,"data":"x","more":""#, r#"{"data":""#, r#"{"source":1,"data":""#, r#"{"source":0,"data":["#]
+        {
+            let chunk = vec![b'x'; 1 << 20];
+            let pieces = std::iter::once(start.as_bytes()).chain(std::iter::repeat_n(chunk.as_slice(), 17));
+            assert_eq!(messages(pieces), Err(Malformed::TooLarge), "{start}");
+        }
+        let with_more = format!(r#"{{"data":"","source":0,"more":"{}"}}"#, "x".repeat(3 * LONG));
+        assert_eq!(data(LONG, [with_more.as_bytes()]).0, "");
     }
 
     #[test]
@@ -155,7 +283,7 @@ mod tests {
     #[test]
     fn a_message_beyond_the_limit_is_refused_before_its_end() {
         let chunk = vec![b'x'; 1 << 20];
-        let start: &[u8] = br#"{"data":""#;
+        let start: &[u8] = br#"{"more":""#;
         let pieces = std::iter::once(start).chain(std::iter::repeat_n(chunk.as_slice(), 17));
         assert_eq!(messages(pieces), Err(Malformed::TooLarge));
     }
@@ -183,8 +311,32 @@ mod tests {
         }
 
         #[test]
+        fn how_a_long_message_is_cut_makes_no_difference(
+            text in "(.|[\\x00-\\x1f\"\\\\\u{e9}\u{20ac}\u{1f600}]){0,200}",
+            ascii in any::<bool>(),
+            long in 30..120usize,
+            size in 1..40usize,
+        ) {
+            let mut message = serde_json::json!({"source": 0, "data": text}).to_string();
+            if ascii {
+                let escape = |c: char| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04X}")).collect::<String>();
+                message = message.chars().map(|c| if c.is_ascii() { c.to_string() } else { escape(c) }).collect();
+            }
+            // serde_json sorts the names; stdin is cut only where its data comes after its source.
+            let message = format!("{{\"source\":0,{}", &message[1..]).replace(",\"source\":0}", "}");
+            prop_assert_eq!(data(long, message.as_bytes().chunks(size)).0, text);
+        }
+
+        #[test]
         fn nothing_panics(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..8)) {
             let _ = messages(pieces.iter().map(Vec::as_slice));
+            let (mut frames, mut buffer) = (Frames::cutting_at(8), BytesMut::from(&br#"{"source":0,"data":""#[..]));
+            for piece in pieces {
+                buffer.extend_from_slice(&piece);
+                while let Ok(Some(message)) = frames.next(&mut buffer) {
+                    let _ = Message::parse(&message);
+                }
+            }
         }
     }
 }

@@ -33,6 +33,20 @@ pub(crate) struct ContainerSpec {
 #[serde(default)]
 pub(super) struct ImageRef {
     pub(super) uri: String,
+    #[allow(dead_code)]
+    username: Unkept,
+    #[allow(dead_code)]
+    password: Unkept,
+}
+
+/// A string that was one, and is gone.
+#[derive(Debug, Default)]
+struct Unkept;
+
+impl<'de> Deserialize<'de> for Unkept {
+    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        String::deserialize(source).map(|_| Self)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

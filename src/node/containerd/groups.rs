@@ -16,9 +16,8 @@
 //! ```
 //!
 //! [`Table`] decides and is pure; [`Groups`] waits, with a deadline, until the decision is to go.
-//! A group is called after the place that founded it, which is also what its shim has on its
-//! command line. After a restart the table is rebuilt, before the first join, from what stands in
-//! the places' folders and labels.
+//! A group is called after the place that founded it, as on its shim's command line. After a
+//! restart the table is rebuilt, before the first join, from the places' folders and labels.
 
 use gardend_controller::record::SandboxId;
 use std::collections::BTreeMap;
@@ -440,10 +439,12 @@ mod tests {
                             table.settle(&id(n), made);
                         }
                     }
-                    Step::Leave(n) if !creating.contains_key(&id(n)) => {
-                        if table.of.contains_key(&id(n)) && table.leave(&id(n)) == Leave::Go {
-                            may_delete.insert(id(n));
-                        }
+                    Step::Leave(n)
+                        if !creating.contains_key(&id(n))
+                            && table.of.contains_key(&id(n))
+                            && table.leave(&id(n)) == Leave::Go =>
+                    {
+                        may_delete.insert(id(n));
                     }
                     Step::Left(n) if may_delete.remove(&id(n)) => {
                         let group = table.of[&id(n)].clone();

@@ -248,7 +248,7 @@ impl Containerd {
             }
             Ok::<_, NodeError>(())
         };
-        self.adopted.get_or_try_init(|| adopting).await.map(|()| ())
+        self.adopted.get_or_try_init(|| adopting).await.copied()
     }
 }
 

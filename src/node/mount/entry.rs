@@ -8,12 +8,11 @@ use super::error::{Result, attempting, failed};
 use super::owner::{IdMap, Owner};
 use crate::node::place::InitProcess;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::Stat;
 use rustix::io::Errno;
 use rustix::thread::ThreadNameSpaceType as Kinds;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The mount namespace of the calling thread, to come back to.
 pub(super) struct Home(OwnedFd);
@@ -38,7 +37,7 @@ pub enum HostMounts {
     #[default]
     Own,
     /// Another, by its file: `/proc/1/ns/mnt` where gardend runs in a pod of its own.
-    Of(std::path::PathBuf),
+    Of(PathBuf),
 }
 
 impl HostMounts {
@@ -60,7 +59,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Looks at the place whose folder this is.
-    pub(super) fn open(place: &Path, privileged: bool, map: &IdMap) -> Result<Self> {
+    pub(super) fn open(place: &Path, privileged: bool, map: &IdMap, host: &HostMounts) -> Result<Self> {
         let shown = place.display();
         let process = InitProcess::read(place).map_err(attempting(format!("reading {shown}/init.pid")))?;
         let process = process.ok_or_else(|| failed(format!("place {shown} was never started: it has no init.pid")))?;
@@ -68,11 +67,16 @@ impl Entry {
         let init = process.open().map_err(attempting(format!("looking for the init of {shown}")))?.ok_or_else(gone)?;
 
         for name in ["mnt", "uts"] {
-            if same_namespace(process.pid, name)? {
-                return Err(failed(format!("pid {} is no place: its {name} namespace is the host's", process.pid)));
+            if same_namespace(process.pid, name, &own(name))? {
+                return Err(failed(format!("pid {} is no place: its {name} namespace is gardend's", process.pid)));
             }
         }
-        match (privileged, same_namespace(process.pid, "user")?) {
+        if let HostMounts::Of(path) = host
+            && same_namespace(process.pid, "mnt", path)?
+        {
+            return Err(failed(format!("pid {} is no place: its mnt namespace is the host's", process.pid)));
+        }
+        match (privileged, same_namespace(process.pid, "user", &own("user"))?) {
             (true, true) => {}
             (false, false) => map.expect_of_process(process.pid)?,
             (true, false) => {
@@ -113,10 +117,14 @@ impl Entry {
     }
 }
 
-fn same_namespace(pid: u32, name: &str) -> Result<bool> {
-    let identity = |path: String| -> Result<(u64, u64)> {
-        let Stat { st_dev, st_ino, .. } = rustix::fs::stat(&*path).map_err(attempting(format!("looking at {path}")))?;
-        Ok((st_dev, st_ino))
+fn own(name: &str) -> PathBuf {
+    Path::new("/proc/thread-self/ns").join(name)
+}
+
+fn same_namespace(pid: u32, name: &str, other: &Path) -> Result<bool> {
+    let identity = |path: &Path| -> Result<(u64, u64)> {
+        let what = || format!("looking at {}", path.display());
+        rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino)).map_err(attempting(what()))
     };
-    Ok(identity(format!("/proc/{pid}/ns/{name}"))? == identity(format!("/proc/thread-self/ns/{name}"))?)
+    Ok(identity(Path::new(&format!("/proc/{pid}/ns/{name}")))? == identity(other)?)
 }

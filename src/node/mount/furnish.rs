@@ -55,7 +55,7 @@ impl Furnishing {
     }
 
     fn in_all_countries(&self, home: &Home, cancelled: &Cancelled) -> Result<()> {
-        let entry = Entry::open(&self.place, self.privileged, &self.map)?;
+        let entry = Entry::open(&self.place, self.privileged, &self.map, &self.host)?;
         let owner = entry.owner();
         let hostname = identity::hostname(&self.handle);
         let files = identity::write_files(&self.place, hostname, owner)?;
@@ -145,16 +145,16 @@ fn source_error(bind: &Bind, error: &io::Error) -> NodeError {
     }
 }
 
-/// The place's mounts lose their peers (none of the host's hears of what follows), and the new
-/// root is put beside the old one.
+/// The new root is put beside the old one, once the place's mounts have lost their peers: none of
+/// the host's hears of what follows.
 fn attach_root(root: &Tree) -> Result<()> {
-    let change = MountChange { private: true, recursive: true, ..MountChange::default() };
-    set_mount_attributes(CWD, c"/", &change).map_err(attempting("making the place's mounts private"))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = match rustix::fs::open(NEW_ROOT, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Err(failed(format!("the place is not blank: it has no {NEW_ROOT}"))),
         result => result.map_err(attempting(format!("opening {NEW_ROOT} in the place")))?,
     };
+    let change = MountChange { private: true, recursive: true, ..MountChange::default() };
+    set_mount_attributes(CWD, c"/", &change).map_err(attempting("making the place's mounts private"))?;
     root.attach(target).map_err(attempting("attaching the container's root"))
 }
 

@@ -41,7 +41,8 @@ pub(super) fn below(layer: &Path) -> Result<Option<String>> {
     let link = layer.join(BELOW);
     match std::fs::read_link(&link) {
         Ok(name) => Ok(Some(name.to_string_lossy().into_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // What is no folder is no layer of ours.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(failed(format!("reading {}: {error}", link.display()))),
     }
 }

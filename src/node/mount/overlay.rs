@@ -74,8 +74,8 @@ impl Overlays {
         self.overlay(&below, container.as_str(), owner)
     }
 
-    /// The layer of a container, removed.
-    pub(super) fn overlay(&self, below: &PreparedRootfs, layer_name: &str, owner: Owner) -> Result<Tree> {
+    /// The layer of this name above a copy.
+    fn overlay(&self, below: &PreparedRootfs, layer_name: &str, owner: Owner) -> Result<Tree> {
         let lower = self.attach(below, owner)?;
         compose(&workshop::layer(layer_name), &lower).map_err(|error| {
             let layers = self.folders.layers();

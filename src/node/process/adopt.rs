@@ -7,7 +7,7 @@ use super::lane::{Limits, spool};
 use super::link::{Known, Link, Pace, Pending};
 use super::{Options, no_answer, pid, spec};
 use crate::node::place::Folders;
-use garden_init::wire::{Event, ProcessKey, Request};
+use garden_init::wire::{Event, ProcessKey, Request, Streams};
 use gardend_controller::ports::{NodeError, NodeErrorKind, ProcessEvent, ProcessSeen, ReaderId};
 use gardend_controller::record::{ProcessUid, SandboxId};
 use std::collections::{HashMap, HashSet};
@@ -190,6 +190,7 @@ impl Inner {
                 }
                 Ok(link) => {
                     link.fail("its place is gone");
+                    self.of_sandbox(&sandbox).iter().for_each(|process| process.end_streams());
                     Err(no_answer(&sandbox, "its place is gone"))
                 }
                 Err(reason) => {
@@ -246,6 +247,9 @@ impl Inner {
         };
         process.set_link(link, pid);
         process.start();
+        if known.streams == (Streams::Pipes { stdin: true }) && process.stdin().was_closed() {
+            self.send(link, Request::CloseStdin { key: known.key });
+        }
         if let Some(exit) = known.exit {
             process.exit(spec::status(exit));
         }

@@ -14,6 +14,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Our ends of the streams of a process that is asked for.
@@ -176,7 +177,9 @@ fn terminal(master: OwnedFd) -> Result<Arc<AsyncFd<OwnedFd>>, String> {
         return Err("a terminal that is none".into());
     }
     unblock(&master).map_err(|error| error.to_string())?;
-    sys::watch(master, sys::BOTH).map(Arc::new).map_err(|error| format!("a terminal cannot be watched: {error}"))
+    sys::watch(master, Interest::READABLE)
+        .map(Arc::new)
+        .map_err(|error| format!("a terminal cannot be watched: {error}"))
 }
 
 #[cfg(test)]

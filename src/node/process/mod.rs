@@ -244,7 +244,7 @@ impl Streams for ProcessNode {
 
     async fn write_stdin(&self, process: &ProcessUid, data: &[u8]) {
         if let Some(process) = self.inner.process(process) {
-            process.stdin().write(data, process.link()).await;
+            process.stdin().write(data).await;
         }
     }
 

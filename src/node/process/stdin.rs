@@ -9,7 +9,8 @@ use super::sys;
 use garden_init::wire::{ProcessKey, Request};
 use rustix::io::{Errno, write};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -21,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub enum Outlet {
     /// A pipe's writing end, non-blocking.
     Pipe(AsyncFd<OwnedFd>),
-    /// A terminal's master, non-blocking.
+    /// A terminal's master, non-blocking. It is watched for reading; a copy is watched for writing
+    /// only while it is full, or each byte of output would wake somebody.
     Terminal(Arc<AsyncFd<OwnedFd>>),
 }
 
@@ -34,23 +36,26 @@ impl Outlet {
         sys::watch(writing, Interest::WRITABLE).map(Self::Pipe)
     }
 
-    fn watched(&self) -> &AsyncFd<OwnedFd> {
+    /// Writes what it takes now, once it takes something.
+    async fn write(&self, data: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe,
-            Self::Terminal(master) => master,
+            // Cancel-safe: bytes are written, or none are.
+            Self::Pipe(pipe) => pipe.async_io(Interest::WRITABLE, |pipe| Ok(write(pipe, data)?)).await,
+            Self::Terminal(master) => loop {
+                match write(master.get_ref(), data) {
+                    Err(Errno::AGAIN) => {}
+                    other => return Ok(other?),
+                }
+                let copy = sys::watch(master.get_ref().try_clone()?, Interest::WRITABLE)?;
+                drop(copy.writable().await?);
+            },
         }
-    }
-}
-
-impl AsFd for Outlet {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watched().as_fd()
     }
 }
 
 enum Order {
     Write(Vec<u8>, oneshot::Sender<()>),
-    Close(oneshot::Sender<()>),
+    Close(oneshot::Sender<()>, Weak<Link>),
 }
 
 enum State {
@@ -63,6 +68,8 @@ enum State {
 pub struct Stdin {
     state: Mutex<State>,
     ended: CancellationToken,
+    /// A client has ended it.
+    closed: Arc<AtomicBool>,
     key: ProcessKey,
 }
 
@@ -70,13 +77,13 @@ impl Stdin {
     /// `None`: it has been closed before.
     pub fn new(key: ProcessKey, outlet: Option<Outlet>) -> Self {
         let state = Mutex::new(outlet.map_or(State::Closed, State::Idle));
-        Self { state, ended: CancellationToken::new(), key }
+        Self { state, ended: CancellationToken::new(), closed: Arc::default(), key }
     }
 
     /// Writes a chunk. Discards it after stdin's end. Cancel-safe: a chunk that was taken is
     /// written whole.
-    pub async fn write(&self, data: &[u8], link: Weak<Link>) {
-        let Some(orders) = self.orders(link) else { return };
+    pub async fn write(&self, data: &[u8]) {
+        let Some(orders) = self.orders() else { return };
         let (done, written) = oneshot::channel();
         if !data.is_empty() && orders.send(Order::Write(data.to_vec(), done)).await.is_ok() {
             // An error is a stdin that ended meanwhile.
@@ -89,9 +96,9 @@ impl Stdin {
         if matches!(*self.state(), State::Idle(Outlet::Terminal(_))) {
             return;
         }
-        let Some(orders) = self.orders(link) else { return };
+        let Some(orders) = self.orders() else { return };
         let (done, closed) = oneshot::channel();
-        if orders.send(Order::Close(done)).await.is_ok() {
+        if orders.send(Order::Close(done, link)).await.is_ok() {
             let _ = closed.await;
         }
     }
@@ -102,16 +109,22 @@ impl Stdin {
         *self.state() = State::Closed;
     }
 
+    /// A client has ended it: an init that still keeps it open was not told.
+    pub fn was_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn orders(&self, link: Weak<Link>) -> Option<mpsc::Sender<Order>> {
+    fn orders(&self) -> Option<mpsc::Sender<Order>> {
         let mut state = self.state();
         match std::mem::replace(&mut *state, State::Closed) {
             State::Idle(outlet) => {
                 let (orders, queue) = mpsc::channel(1);
-                tokio::spawn(work(outlet, queue, self.key, link, self.ended.clone()));
+                let closed = Arc::clone(&self.closed);
+                tokio::spawn(work(outlet, queue, self.key, closed, self.ended.clone()));
                 *state = State::Running(orders.clone());
                 Some(orders)
             }
@@ -128,7 +141,7 @@ async fn work(
     outlet: Outlet,
     mut orders: mpsc::Receiver<Order>,
     key: ProcessKey,
-    link: Weak<Link>,
+    closed: Arc<AtomicBool>,
     ended: CancellationToken,
 ) {
     let terminal = matches!(outlet, Outlet::Terminal(_));
@@ -149,8 +162,9 @@ async fn work(
                 }
                 let _ = done.send(());
             }
-            Some(Order::Close(done)) if terminal => drop(done),
-            Some(Order::Close(done)) => {
+            Some(Order::Close(done, _)) if terminal => drop(done),
+            Some(Order::Close(done, link)) => {
+                closed.store(true, Ordering::SeqCst);
                 drop(outlet);
                 // An init that is gone has closed its copy too.
                 if let Some(link) = link.upgrade()
@@ -169,11 +183,9 @@ async fn work(
 /// Writes everything, or as much as the other side takes before it closes.
 async fn write_all(outlet: &Outlet, mut data: &[u8]) {
     while !data.is_empty() {
-        let Ok(mut ready) = outlet.watched().writable().await else { return };
-        match write(outlet, data) {
+        match outlet.write(data).await {
             Ok(bytes) => data = data.get(bytes..).unwrap_or_default(),
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(Errno::INTR) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // EPIPE: nobody reads stdin. EIO: nobody has the terminal open.
             Err(_) => return,
         }

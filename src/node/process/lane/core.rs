@@ -13,27 +13,26 @@
 //! reader's place is the spool's end and no other place is held; then nothing in the spool is
 //! older than it, and nobody else is owed it. A byte goes into the spool in every other case.
 
+mod bounds;
+mod pump;
+
 use super::reader::Reader;
 use super::source::Source;
 use super::spool::Spool;
 use crate::node::process::sys::SLOTS;
 use gardend_controller::ports::ReaderId;
-use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What one call moves at most: a turn must not keep a worker or the lane's lock for long.
-const CHUNK: usize = 1 << 20;
 /// What one turn moves at most before it lets others run.
 const TURN: usize = 1 << 20;
-/// How long to wait where the kernel says both "would block" and "ready".
-const CONTRADICTION: Duration = Duration::from_millis(1);
+/// What is pumped from a terminal at once, before it goes on from the relay.
+const RELAYED: usize = 64 << 10;
 
 /// The numbers of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +53,16 @@ enum Place {
     /// Not connected in time; it holds nothing, but may still come.
     Lapsed { offset: u64 },
     /// Connected.
-    Reading { slot: usize, reader: Reader },
+    Reading { slot: usize, reader: Reader, lag: Option<Lag> },
+}
+
+/// A reader that is as far behind as the spool holds, and so holds the others back. It may, as
+/// long as it is fast: one that has not moved [`FAST`] bytes within [`FAST_TIME`] is cut off.
+/// (Two readers of the same speed can come to be that far apart by the luck of scheduling.)
+#[derive(Clone, Copy, Debug)]
+struct Lag {
+    since: Instant,
+    offset: u64,
 }
 
 impl Place {
@@ -64,16 +72,6 @@ impl Place {
             Self::Lapsed { .. } => None,
         }
     }
-}
-
-/// What the pump is to do now.
-enum Course {
-    /// Wait: for readers to catch up, or to come.
-    Wait,
-    /// Into this reader's socket.
-    Direct(ReaderId),
-    /// Into the spool, up to so many bytes.
-    Spool(usize),
 }
 
 /// What a turn came to.
@@ -159,6 +157,8 @@ impl Core {
     /// Takes a place as of now.
     pub fn attach(&mut self, id: ReaderId) {
         self.lapse(Instant::now());
+        // A full file system may have room again.
+        self.spool_failed = false;
         // Whoever has left counts for nobody, also before the runtime has told.
         let left = |(id, place): (&ReaderId, &Place)| match place {
             Place::Reading { reader, .. } => reader.peer_closed().then_some(*id),
@@ -202,7 +202,7 @@ impl Core {
             }
             Some(Place::Reading { .. }) | None => return Err(reader),
         };
-        self.places.insert(id, Place::Reading { slot, reader });
+        self.places.insert(id, Place::Reading { slot, reader, lag: None });
         Ok(())
     }
 
@@ -222,12 +222,12 @@ impl Core {
             self.lapse(Instant::now());
             self.part_from_the_gone(context);
             if let Some(source) = &mut self.source
-                && source.poll_terminal(context, TURN).is_ready()
+                && source.poll_terminal(context, RELAYED).is_ready()
             {
                 turn.again = true;
             }
             let progress = self.feed(context, &mut turn) + self.pump(context, &mut turn);
-            self.trim();
+            self.trim(&mut turn);
             self.end_the_finished();
             if progress == 0 {
                 break;
@@ -312,270 +312,6 @@ impl Core {
         gone.into_iter().for_each(|id| self.abandon(id));
     }
 
-    /// Feeds every reader from the spool.
-    fn feed(&mut self, context: &mut Context<'_>, turn: &mut Turn) -> usize {
-        let Some(spool) = &mut self.spool else { return 0 };
-        let mut moved = 0;
-        let mut gone = Vec::new();
-        for (id, place) in &self.places {
-            let Place::Reading { slot, reader } = place else { continue };
-            match feed_one(spool, *slot, reader, context, turn) {
-                Ok(bytes) => moved += bytes,
-                Err(()) => gone.push(*id),
-            }
-        }
-        gone.into_iter().for_each(|id| self.abandon(id));
-        moved
-    }
-
-    fn course(&self) -> Course {
-        let Some(source) = &self.source else { return Course::Wait };
-        let (end, draining) = (self.end(), source.draining());
-        let (mut readers, mut fastest, mut direct, mut held) = (0, 0, None, None);
-        for (id, place) in &self.places {
-            match place {
-                Place::Held { slot, .. } => {
-                    let offset = self.place(*slot);
-                    held = Some(held.map_or(offset, |lowest: u64| lowest.min(offset)));
-                }
-                Place::Reading { slot, .. } => {
-                    let offset = self.place(*slot);
-                    readers += 1;
-                    fastest = fastest.max(offset);
-                    direct = (offset == end).then_some(*id);
-                }
-                Place::Lapsed { .. } => {}
-            }
-        }
-        if readers == 1 && held.is_none() {
-            if let Some(id) = direct {
-                return Course::Direct(id);
-            }
-            if !draining {
-                return Course::Wait;
-            }
-        }
-        if draining || (readers == 0 && held.is_none()) {
-            return Course::Spool(source.allowed(CHUNK));
-        }
-        let for_readers = if readers == 0 { u64::MAX } else { (fastest + self.limits.window).saturating_sub(end) };
-        let for_held = held.map_or(u64::MAX, |offset| (offset + self.limits.spool).saturating_sub(end));
-        match usize::try_from(for_readers.min(for_held)).unwrap_or(CHUNK).min(CHUNK) {
-            0 => Course::Wait,
-            room => Course::Spool(room),
-        }
-    }
-
-    /// Moves from the pipe to where it is to go.
-    fn pump(&mut self, context: &mut Context<'_>, turn: &mut Turn) -> usize {
-        if self.source.as_ref().is_some_and(Source::drained) {
-            self.source = None;
-        }
-        match self.course() {
-            Course::Wait => 0,
-            Course::Spool(room) => self.fill(room, context),
-            Course::Direct(id) => match self.direct(id, context, turn) {
-                // A slow reader does not keep what an ended process wrote in a pipe that a
-                // grandchild can still write to.
-                0 if self.source.as_ref().is_some_and(Source::draining) => {
-                    let room = self.source.as_ref().map_or(0, |source| source.allowed(CHUNK));
-                    self.fill(room, context)
-                }
-                moved => moved,
-            },
-        }
-    }
-
-    /// Pipe to socket. A full socket and an empty pipe look the same to splice(2): both are asked.
-    fn direct(&mut self, id: ReaderId, context: &mut Context<'_>, turn: &mut Turn) -> usize {
-        let Some(source) = &mut self.source else { return 0 };
-        let Some(Place::Reading { reader, .. }) = self.places.get(&id) else { return 0 };
-        let mut contradictions = 0;
-        loop {
-            let Poll::Ready(data) = source.watched().poll_read_ready(context) else { return 0 };
-            let Poll::Ready(room) = reader.socket().poll_write_ready(context) else { return 0 };
-            let (Ok(mut data), Ok(mut room)) = (data, room) else { break };
-            // No byte goes to a peer that has left: it would be gone.
-            if reader.peer_closed() {
-                break;
-            }
-            let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-            let count = source.allowed(CHUNK);
-            match splice(source.as_fd(), None, reader, None, count, flags) {
-                Ok(0) => {
-                    self.source = None;
-                    return 0;
-                }
-                Ok(bytes) => {
-                    source.taken(bytes);
-                    return bytes;
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if source.waiting() == 0 => data.clear_ready(),
-                Err(Errno::AGAIN) if !reader.writable() => room.clear_ready(),
-                Err(Errno::AGAIN) => {
-                    contradictions += 1;
-                    if contradictions > 3 {
-                        turn.deadline = Some(Instant::now() + CONTRADICTION);
-                        return 0;
-                    }
-                }
-                Err(_) => break,
-            }
-        }
-        self.abandon(id);
-        turn.again = true;
-        0
-    }
-
-    /// Pipe to spool.
-    fn fill(&mut self, room: usize, context: &mut Context<'_>) -> usize {
-        loop {
-            let Some(source) = &mut self.source else { return 0 };
-            let Poll::Ready(data) = source.watched().poll_read_ready(context) else { return 0 };
-            let Ok(mut data) = data else {
-                self.source = None;
-                return 0;
-            };
-            let result = match &mut self.spool {
-                Some(spool) => spool.fill(source.as_fd(), room),
-                None if source.at_end() => Ok(0),
-                // No file before there is something for it.
-                None if source.waiting() == 0 => Err(Errno::AGAIN),
-                None if self.spool_failed => Err(Errno::NOSPC),
-                None => {
-                    drop(data);
-                    self.make_spool();
-                    continue;
-                }
-            };
-            match result {
-                Ok(0) => {
-                    self.source = None;
-                    return 0;
-                }
-                Ok(bytes) => {
-                    source.taken(bytes);
-                    return bytes;
-                }
-                Err(Errno::AGAIN) => data.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    drop(data);
-                    return self.without_room(error, room);
-                }
-            }
-        }
-    }
-
-    fn make_spool(&mut self) {
-        match Spool::create(&self.folder, self.name) {
-            Ok(mut spool) => {
-                // Until now nothing was spooled, and so every place is 0.
-                spool.set_resume(0);
-                self.slots().for_each(|slot| spool.take(slot, 0));
-                self.spool = Some(spool);
-            }
-            Err(error) => {
-                self.spool_failed = true;
-                let folder = self.folder.display();
-                tracing::error!(%error, %folder, stream = self.name, "no spool can be made: output that nobody reads is lost (is the run folder full?)");
-            }
-        }
-    }
-
-    /// The file system takes no more. Readers with something to read make room; without any, what
-    /// is oldest goes, and then what is newest: the process never waits for a reader that is not there.
-    fn without_room(&mut self, error: Errno, room: usize) -> usize {
-        let end = self.end();
-        let reading = |place: &Place| matches!(place, Place::Reading { .. });
-        if self.places.values().any(|place| place.slot().is_some_and(|slot| self.place(slot) < end)) {
-            return 0;
-        }
-        if self.places.values().any(reading) {
-            // All are drained: one goes on straight from the pipe, the others cannot.
-            let first = self.places.iter().find(|(_, place)| reading(place)).map(|(id, _)| *id);
-            let others: Vec<ReaderId> = self
-                .places
-                .iter()
-                .filter(|(id, place)| Some(**id) != first && place.slot().is_some())
-                .map(|(id, _)| *id)
-                .collect();
-            tracing::warn!(%error, stream = self.name, others = others.len(), "the spool takes no more: one reader of several is kept");
-            for id in others {
-                if let Some(Place::Reading { reader, .. }) = self.remove(id) {
-                    reader.cut();
-                }
-            }
-            return usize::from(first.is_some());
-        }
-        let nobody = self.slots().next().is_none();
-        let Some(source) = &mut self.source else { return 0 };
-        if let Some(spool) = &mut self.spool
-            && nobody
-            && spool.resume() < end
-        {
-            tracing::warn!(%error, stream = self.name, "the spool takes no more: what nobody has read yet is dropped");
-            spool.drop_below(end);
-            spool.reset(std::iter::empty());
-            return 1;
-        }
-        let lost = splice(source.as_fd(), None, &*self.void, None, room, SpliceFlags::NONBLOCK).unwrap_or(0);
-        source.taken(lost);
-        match &self.spool {
-            Some(spool) => spool.count_dropped(lost as u64),
-            None => self.dropped += lost as u64,
-        }
-        lost
-    }
-
-    /// Keeps the spool within its bound, and gives back what everybody has read.
-    fn trim(&mut self) {
-        let (end, bound) = (self.end(), self.limits.spool);
-        if self.spool.is_none() || end == 0 {
-            return;
-        }
-        if self.source.as_ref().is_some_and(|source| !source.draining()) {
-            let behind = |(id, place): (&ReaderId, &Place)| match place {
-                Place::Reading { slot, .. } if end - self.place(*slot) > bound => Some(*id),
-                _ => None,
-            };
-            let behind: Vec<ReaderId> = self.places.iter().filter_map(behind).collect();
-            for id in behind {
-                // The only one is never cut: the pump waits for it.
-                if self.slots().count() > 1
-                    && let Some(Place::Reading { reader, .. }) = self.remove(id)
-                {
-                    tracing::warn!(
-                        stream = self.name,
-                        "a reader is further behind than the spool holds and loses its connection"
-                    );
-                    reader.cut();
-                }
-            }
-        }
-        let slots: Vec<usize> = self.slots().collect();
-        let Some(spool) = &mut self.spool else { return };
-        let lowest = slots.iter().map(|slot| spool.place(*slot)).min();
-        if lowest.is_none() && end - spool.resume() > bound {
-            let first = spool.dropped() == 0;
-            spool.drop_below((end - bound).next_multiple_of(super::spool::UNIT).min(end));
-            if first {
-                let folder = self.folder.display();
-                tracing::warn!(%folder, stream = self.name, bound, "nobody reads this output: its oldest bytes are dropped");
-            }
-        }
-        let lowest = lowest.unwrap_or_else(|| spool.resume());
-        spool.free_below(lowest);
-        if lowest == end && spool.reset(slots.into_iter()) {
-            for place in self.places.values_mut() {
-                if let Place::Lapsed { offset } = place {
-                    *offset = 0;
-                }
-            }
-        }
-    }
-
     /// Readers who have everything that ever comes.
     fn end_the_finished(&mut self) {
         if self.source.is_some() {
@@ -589,37 +325,4 @@ impl Core {
         let finished: Vec<ReaderId> = self.places.iter().filter_map(finished).collect();
         finished.into_iter().for_each(|id| self.abandon(id));
     }
-}
-
-/// Spool to one socket. `Err` where its peer is gone.
-fn feed_one(
-    spool: &mut Spool,
-    slot: usize,
-    reader: &Reader,
-    context: &mut Context<'_>,
-    turn: &mut Turn,
-) -> Result<usize, ()> {
-    let mut contradictions = 0;
-    while spool.place(slot) < spool.end() {
-        let Poll::Ready(room) = reader.socket().poll_write_ready(context) else { return Ok(0) };
-        let Ok(mut room) = room else { return Err(()) };
-        if reader.peer_closed() {
-            return Err(());
-        }
-        match spool.send(slot, reader.as_fd(), CHUNK) {
-            Ok(0) => return Err(()),
-            Ok(bytes) => return Ok(bytes),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if !reader.writable() => room.clear_ready(),
-            Err(Errno::AGAIN) => {
-                contradictions += 1;
-                if contradictions > 3 {
-                    turn.deadline = Some(Instant::now() + CONTRADICTION);
-                    return Ok(0);
-                }
-            }
-            Err(_) => return Err(()),
-        }
-    }
-    Ok(0)
 }

@@ -17,13 +17,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// What one splice from a terminal asks for; a terminal holds 4 KiB at a time.
 const TERMINAL_CHUNK: usize = 16 << 10;
 /// What a terminal may still give after its process's exit: more than it can hold (8 KiB in
 /// flight, 4 KiB ready), so that a grandchild that goes on writing does not keep it for ever.
 const TERMINAL_REST: u64 = 64 << 10;
+
+/// What says that a pipe is ready.
+pub type ReadyGuard<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 /// Where output comes from.
 #[derive(Debug)]
@@ -97,9 +100,14 @@ impl Source {
         at_end(&self.pipe)
     }
 
-    /// The pipe.
-    pub fn watched(&self) -> &AsyncFd<OwnedFd> {
-        &self.pipe
+    /// Whether the pipe has something, or its end; else leaves a waker. The guard is to be cleared
+    /// by whoever finds it empty after all; a relay that was just pumped into has none.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<Option<ReadyGuard<'_>>>> {
+        match self.pipe.poll_read_ready(context) {
+            Poll::Ready(guard) => Poll::Ready(guard.map(Some)),
+            Poll::Pending if self.terminal.is_some() && self.waiting() > 0 => Poll::Ready(Ok(None)),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Moves what the terminal has into the relay; nothing to do without a terminal. Pending once

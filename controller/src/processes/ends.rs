@@ -1,30 +1,16 @@
-//! The life of processes: started at most once, and how each ended told to whoever asks.
-//!
-//! ```text
-//!   (recorded) Pending ──spawned──▶ Running ──▶ Exited: recorded ▶ published ▶ acknowledged
-//!        │ not started: record removed │
-//!        └──────── init gone, or does not know it ─▶ Lost
-//! ```
-//!
-//! Promises: nothing is spawned whose record is not written; an end is acknowledged to its init
-//! only once it is in the ledger; where the ledger fails it is published from memory and written
-//! later. The record of an ended process is kept until somebody has seen how it ended and a while
-//! longer, [`MAX_SEEN`] of them a container, or [`MAX_ENDED`] seen or not.
+//! How processes end: told by their inits or lost, recorded, published, acknowledged, kept until
+//! seen and a while longer, forgotten.
 
-use crate::attachment::Attachment;
-use crate::error::Error;
-use crate::grace::Busy;
+use super::{alive, drop_from_memory, update};
 use crate::ledger::{Change, Durable};
 use crate::places;
 use crate::plan::Wanted;
-use crate::ports::{NodeErrorKind, ProcessEvent, ProcessSeen, Signal, SpawnError};
+use crate::ports::{NodeErrorKind, ProcessEvent};
 use crate::queue::backoff;
-use crate::record::{
-    ContainerUid, ExitStatus, ProcessId, ProcessRecord, ProcessSpec, ProcessState, ProcessUid, SandboxId,
-};
+use crate::record::{ContainerUid, ExitStatus, ProcessState, ProcessUid, SandboxId};
 use crate::service::Outcome;
 use crate::shared::{Key, Shared};
-use crate::state::{Process, State, outcome};
+use crate::state::{State, outcome};
 use crate::timers::Timer;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -37,120 +23,6 @@ pub const MAX_SEEN: usize = 4_096;
 pub const MAX_ENDED: usize = 16_384;
 /// How often an init is told that an end is safe, before that is left to the next connection.
 const ACKNOWLEDGE_TRIES: u32 = 5;
-
-/// Starts a process and attaches to it. Once begun it goes on to the end, also when nobody waits.
-pub async fn run(shared: &Arc<Shared>, busy: Busy, spec: ProcessSpec) -> Result<Attachment, Error> {
-    let (uid, id) = (ProcessUid::generate(), spec.id.clone().unwrap_or_else(ProcessId::generate));
-    let (sandbox, env) = {
-        let mut state = shared.state();
-        let gone = || Error::ContainerNotFound(busy.uid().to_string());
-        let container = state.containers.get_mut(busy.uid()).ok_or_else(gone)?;
-        let sandbox = container.ready_place()?.clone();
-        let env = container.record.spec.env.clone();
-        if container.processes.contains_key(&id) {
-            return Err(Error::ProcessIdInUse(id));
-        }
-        container.processes.insert(id.clone(), uid.clone());
-        state.processes.insert(
-            uid.clone(),
-            Process::new(record(&uid, &id, busy.uid(), ProcessSpec { tty: spec.tty, ..ProcessSpec::default() })),
-        );
-        (sandbox, env)
-    };
-    let start = Start { shared: Arc::clone(shared), busy, uid, id, sandbox };
-    let task = tokio::spawn(start.start(env, spec));
-    task.await.unwrap_or_else(|error| Err(Error::Spawn(SpawnError::Other(error.to_string()))))
-}
-
-fn record(uid: &ProcessUid, id: &ProcessId, container: &ContainerUid, spec: ProcessSpec) -> ProcessRecord {
-    ProcessRecord {
-        uid: uid.clone(),
-        id: id.clone(),
-        container: container.clone(),
-        spec,
-        state: ProcessState::Pending,
-        seen: false,
-        ended_at: None,
-    }
-}
-
-struct Start {
-    shared: Arc<Shared>,
-    busy: Busy,
-    uid: ProcessUid,
-    id: ProcessId,
-    sandbox: SandboxId,
-}
-
-impl Start {
-    async fn start(self, env: Vec<String>, spec: ProcessSpec) -> Result<Attachment, Error> {
-        let (shared, uid) = (&self.shared, &self.uid);
-        let row = record(uid, &self.id, self.busy.uid(), spec.clone());
-        if let Err(error) = shared.ledger.commit(vec![Change::InsertProcess(Box::new(row))], Durable::Crash).await {
-            drop_from_memory(&mut shared.state(), uid);
-            return Err(error.into());
-        }
-        match shared.node.processes.spawn(&self.sandbox, uid, &env, &spec).await {
-            Ok(pid) => self.runs(pid),
-            Err(SpawnError::InitGone { reason }) => self.find_out(reason).await?,
-            Err(error) => {
-                drop_from_memory(&mut shared.state(), uid);
-                shared.ledger.submit(vec![Change::DeleteProcess(uid.clone())], Durable::Crash).in_background();
-                return Err(error.into());
-            }
-        }
-        Attachment::open(&self.shared, self.busy, self.uid, self.id)
-    }
-
-    fn runs(&self, pid: u32) {
-        let mut state = self.shared.state();
-        let Some(process) = state.processes.get_mut(&self.uid) else { return };
-        // It may have ended before its start was answered.
-        if process.ending || !process.alive() {
-            return;
-        }
-        process.record.state = ProcessState::Running { pid };
-        self.shared.ledger.submit(vec![update(&process.record)], Durable::Crash).in_background();
-    }
-
-    /// Its init did not answer: whether it runs is asked of the init itself, once.
-    async fn find_out(&self, reason: String) -> Result<(), Error> {
-        let (shared, uid) = (&self.shared, &self.uid);
-        let seen = shared.node.processes.connect(&self.sandbox).await;
-        if let Some(seen) = seen.iter().flatten().find(|seen| seen.uid == *uid) {
-            self.runs(seen.pid);
-            if let Some(status) = seen.exit {
-                exited(shared, &self.sandbox, uid, status);
-            }
-            return Ok(());
-        }
-        match &seen {
-            Err(error) if matches!(error.kind, NodeErrorKind::NotFound | NodeErrorKind::Failed) => {
-                places::init_gone(shared, &self.sandbox, &error.message);
-            }
-            // Should it be started yet, it is ended: it is lost, and nobody would know of it.
-            _ => drop(shared.node.processes.signal(&self.sandbox, uid, Signal::Kill).await),
-        }
-        lose(shared, uid, &format!("whether it started is not known: {reason}"));
-        Err(SpawnError::InitGone { reason }.into())
-    }
-}
-
-fn update(record: &ProcessRecord) -> Change {
-    Change::UpdateProcess {
-        uid: record.uid.clone(),
-        state: record.state.clone(),
-        seen: record.seen,
-        ended_at: record.ended_at,
-    }
-}
-
-fn drop_from_memory(state: &mut State, uid: &ProcessUid) {
-    let Some(process) = state.processes.remove(uid) else { return };
-    if let Some(container) = state.containers.get_mut(&process.record.container) {
-        container.processes.remove(&process.record.id);
-    }
-}
 
 /// Reads what inits tell, until the end.
 pub async fn listen(shared: Arc<Shared>, mut events: mpsc::Receiver<ProcessEvent>) {
@@ -218,7 +90,7 @@ async fn settle(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, sta
     settled(shared, uid);
 }
 
-async fn acknowledge(shared: &Shared, sandbox: &SandboxId, uid: &ProcessUid) {
+pub async fn acknowledge(shared: &Shared, sandbox: &SandboxId, uid: &ProcessUid) {
     for attempt in 1..=ACKNOWLEDGE_TRIES {
         match shared.node.processes.acknowledge(sandbox, uid).await {
             Ok(()) => return,
@@ -307,7 +179,10 @@ fn forget(shared: &Arc<Shared>, uid: &ProcessUid) {
     let Some(process) = state.processes.get(uid).filter(|process| process.settled) else { return };
     let container = process.record.container.clone();
     if let Some(container) = state.containers.get_mut(&container) {
-        container.ended.retain(|ended| ended != uid);
+        // Near the front, most often.
+        if let Some(at) = container.ended.iter().position(|ended| ended == uid) {
+            container.ended.remove(at);
+        }
     }
     drop_from_memory(&mut state, uid);
     drop(state);
@@ -322,7 +197,7 @@ fn forget(shared: &Arc<Shared>, uid: &ProcessUid) {
 }
 
 /// Nobody can say any more how a process ends.
-fn lose(shared: &Shared, uid: &ProcessUid, why: &str) {
+pub fn lose(shared: &Shared, uid: &ProcessUid, why: &str) {
     let at = Some(SystemTime::now());
     publish(shared, uid, ProcessState::Lost { why: why.to_owned() }, at);
     let mut state = shared.state();
@@ -334,16 +209,10 @@ fn lose(shared: &Shared, uid: &ProcessUid, why: &str) {
 
 /// As [`lose`], for all that run in a container.
 pub fn lose_all(shared: &Shared, container: &ContainerUid, why: &str) {
-    for uid in alive(&shared.state(), container) {
+    let alive = alive(&shared.state(), container);
+    for uid in alive {
         lose(shared, &uid, why);
     }
-}
-
-/// Those that may still do something, and whose end nobody is recording yet.
-fn alive(state: &State, container: &ContainerUid) -> Vec<ProcessUid> {
-    let Some(container) = state.containers.get(container) else { return Vec::new() };
-    let alive = |uid: &&ProcessUid| state.processes.get(*uid).is_some_and(|process| process.alive() && !process.ending);
-    container.processes.values().filter(alive).cloned().collect()
 }
 
 /// A container's place is about to be killed.
@@ -362,52 +231,4 @@ pub fn end_all(shared: &Shared, container: &ContainerUid, wanted: Wanted) {
             }
         }
     }
-}
-
-/// Compares what an init knows with the records, after a connection to it was made. Nothing is
-/// being started there meanwhile: the container is not ready.
-pub fn adopt(shared: &Arc<Shared>, container: &ContainerUid, sandbox: &SandboxId, seen: Vec<ProcessSeen>) {
-    let known = alive(&shared.state(), container);
-    for uid in known.iter().filter(|uid| !seen.iter().any(|seen| seen.uid == **uid)) {
-        lose(shared, uid, "its init does not know it; whether it ran is not known");
-    }
-    for seen in seen {
-        let mut state = shared.state();
-        let Some(process) = state.processes.get_mut(&seen.uid) else {
-            drop(state);
-            end_unknown(shared, sandbox, seen);
-            continue;
-        };
-        if process.alive() && !process.ending && seen.exit.is_none() {
-            process.record.state = ProcessState::Running { pid: seen.pid };
-        }
-        // Recorded before, and its init was not told.
-        let told = !process.alive();
-        drop(state);
-        match seen.exit {
-            Some(_) if told => {
-                let (shared_, sandbox) = (Arc::clone(shared), sandbox.clone());
-                shared.spawn(async move { acknowledge(&shared_, &sandbox, &seen.uid).await });
-            }
-            Some(status) => exited(shared, sandbox, &seen.uid, status),
-            None => {}
-        }
-    }
-}
-
-/// A process without a record: it was never answered for.
-fn end_unknown(shared: &Arc<Shared>, sandbox: &SandboxId, seen: ProcessSeen) {
-    tracing::info!(process = %seen.uid, sandbox = %sandbox, "a process without a record is ended");
-    let (shared_, sandbox) = (Arc::clone(shared), sandbox.clone());
-    shared.spawn(async move {
-        if seen.exit.is_none() {
-            // Its end comes as an event, and is acknowledged then.
-            if let Err(error) = shared_.node.processes.signal(&sandbox, &seen.uid, Signal::Kill).await {
-                tracing::warn!(process = %seen.uid, %error, "a process without a record was not ended");
-            }
-        } else {
-            acknowledge(&shared_, &sandbox, &seen.uid).await;
-        }
-        shared_.node.streams.forget(&seen.uid).await;
-    });
 }

@@ -1,0 +1,180 @@
+//! [`Controller::create`]: admitted, recorded, made by the loop, and undone unless it is answered.
+//!
+//! The request only waits: the work goes on in the reconciler, and dropping the request, at
+//! whatever instant, leaves an unwanted container that the loop takes away again.
+
+use crate::error::Error;
+use crate::grace::Busy;
+use crate::ledger::{Change, Durable};
+use crate::plan::{Place, Wanted};
+use crate::ports::{NodeError, NodeErrorKind};
+use crate::reconcile::give_back;
+use crate::record::{
+    ContainerRecord, ContainerStatus, ContainerUid, CreateRequest, Desired, Handle, Origin, Phase, SandboxRecord, Stage,
+};
+use crate::service::{Controller, check_property_size};
+use crate::shared::{Key, Shared};
+use crate::state::{Container, Failure};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
+
+/// How long an answer to a failed create waits for the container to be dead, so that its bind
+/// mounts are gone and its handle is free when the client reads it.
+const UNDOING: Duration = Duration::from_secs(5);
+
+impl Controller {
+    /// A container as asked for, Ready, its record saying so. When the returned future is dropped
+    /// before it resolved (the client went away), the container is undone.
+    ///
+    /// # Errors
+    /// [`Error::Node`] where what is asked for cannot be had, [`Error::HandleInUse`],
+    /// [`Error::LimitReached`] and [`Error::Ledger`] before anything was done;
+    /// [`Error::CreateFailed`] where it was begun, and is undone.
+    pub async fn create(&self, request: CreateRequest) -> Result<Handle, Error> {
+        let _pass = self.shared.gate.enter()?;
+        let deadline = Instant::now() + self.shared.options.create_deadline;
+        let properties: usize = request.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+        check_property_size(properties)?;
+        self.shared.node.rootfs.check(&request.spec).await?;
+        let record = self.record(request);
+        let (uid, handle) = (record.uid.clone(), record.handle.clone());
+        let (_busy, undo) = self.admit(record).await?;
+        tracing::info!(%handle, %uid, "container is being created");
+        self.shared.wake(Key::Container(uid.clone()));
+        let made = tokio::time::timeout_at(deadline, self.shared.watch(&uid, how_the_create_went)).await;
+        match made {
+            Ok(Some(Ok(()))) => {
+                undo.not();
+                Ok(handle)
+            }
+            other => {
+                let error = match other {
+                    Ok(Some(Err(failure))) => create_error(handle, failure),
+                    Ok(_) => destroyed_meanwhile(handle),
+                    Err(_) => self.out_of_time(&uid, handle),
+                };
+                drop(undo);
+                let dead = self.shared.watch(&uid, |container| container.freed.then_some(()));
+                // Whether that was in time or not, the answer is the same.
+                let _ = tokio::time::timeout(UNDOING, dead).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn record(&self, request: CreateRequest) -> ContainerRecord {
+        let grace_time = request.grace_time.filter(|grace| !grace.is_zero());
+        ContainerRecord {
+            uid: ContainerUid::generate(),
+            handle: request.handle.unwrap_or_else(Handle::generate),
+            generation: 1,
+            desired: Desired::Present,
+            spec: request.spec,
+            properties: request.properties,
+            grace_time: grace_time.or(self.shared.options.default_grace_time).filter(|grace| !grace.is_zero()),
+            stop: None,
+            answered: false,
+            created_at: SystemTime::now(),
+            origin: Origin::Garden,
+            sandbox: None,
+            status: ContainerStatus { phase: Phase::Creating, stage: Some(Stage::Sandbox), ..Default::default() },
+        }
+    }
+
+    /// Admits a container, gives it a place and records both in one transaction.
+    async fn admit(&self, record: ContainerRecord) -> Result<(Busy, Undo), Error> {
+        let uid = record.uid.clone();
+        let (changes, id, place, kind) = {
+            let mut state = self.shared.state();
+            state.admit(record, self.shared.options.max_containers, Instant::now())?;
+            let (id, kind, place) =
+                state.assign_place(&uid).ok_or_else(|| Error::ContainerNotFound(uid.to_string()))?;
+            let container = state.containers.get_mut(&uid).ok_or_else(|| Error::ContainerNotFound(uid.to_string()))?;
+            container.record.sandbox = Some(id.clone());
+            container.place = place;
+            let row = SandboxRecord { id: id.clone(), kind, container: Some(uid.clone()) };
+            let record = Box::new(container.record.clone());
+            (vec![Change::InsertContainer(record), Change::PutSandbox(row)], id, place, kind)
+        };
+        let busy = Busy::on_uid(&self.shared, &uid);
+        let undo = Undo { shared: Arc::clone(&self.shared), uid: uid.clone(), meant: true };
+        // Not yet for a reboot: until it was answered it is undone then anyhow.
+        if let Err(error) = self.shared.ledger.commit(changes, Durable::Crash).await {
+            undo.not();
+            let mut state = self.shared.state();
+            state.forget(&uid);
+            give_back(&mut state, &id, place);
+            return Err(error.into());
+        }
+        // One was taken, or its kind is new.
+        self.shared.nudge(Key::Pool(kind));
+        Ok((busy, undo))
+    }
+
+    /// A create that has not come to an end within its deadline.
+    fn out_of_time(&self, uid: &ContainerUid, handle: Handle) -> Error {
+        let mut state = self.shared.state();
+        let Some(container) = state.containers.get_mut(uid) else { return destroyed_meanwhile(handle) };
+        container.unwanted = true;
+        let (stage, source) = container.last_failure.clone().unwrap_or_else(|| {
+            let waited = self.shared.options.create_deadline.as_secs();
+            let stage = match container.place {
+                Place::Nothing | Place::Recorded => Stage::Sandbox,
+                Place::Made | Place::Spoilt => Stage::Rootfs,
+                Place::Furnished | Place::Connected => Stage::Connect,
+            };
+            (stage, NodeError::new(NodeErrorKind::Unavailable, format!("it was not done within {waited} s")))
+        });
+        Error::CreateFailed { handle, stage, source }
+    }
+}
+
+/// How far a create is, for who waits for it.
+fn how_the_create_went(container: &Container) -> Option<Result<(), Failure>> {
+    if let Some(failure) = &container.failure {
+        return Some(Err(failure.clone()));
+    }
+    if container.wanted() == Wanted::Absent {
+        let why = NodeError::new(NodeErrorKind::Failed, "it was destroyed while it was being made");
+        return Some(Err(Failure::Node(Stage::Sandbox, why)));
+    }
+    (container.record.answered && container.confirmed()).then_some(Ok(()))
+}
+
+fn create_error(handle: Handle, failure: Failure) -> Error {
+    match failure {
+        Failure::Node(stage, source) => Error::CreateFailed { handle, stage, source },
+        Failure::Ledger(reason) => Error::Ledger(reason),
+    }
+}
+
+fn destroyed_meanwhile(handle: Handle) -> Error {
+    let source = NodeError::new(NodeErrorKind::Failed, "it was destroyed while it was being made");
+    Error::CreateFailed { handle, stage: Stage::Sandbox, source }
+}
+
+/// A create that is undone, unless that is not meant.
+struct Undo {
+    shared: Arc<Shared>,
+    uid: ContainerUid,
+    meant: bool,
+}
+
+impl Undo {
+    fn not(mut self) {
+        self.meant = false;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if !self.meant {
+            return;
+        }
+        if let Some(container) = self.shared.state().containers.get_mut(&self.uid) {
+            container.unwanted = true;
+        }
+        self.shared.wake(Key::Container(self.uid.clone()));
+    }
+}

@@ -1,0 +1,121 @@
+//! The steps from wherever it is to gone. Killing is a step towards ready too, for a place that
+//! is of no further use.
+
+use super::ready::refused_by_ledger;
+use super::{Done, Subject, know};
+use crate::ledger::{Change, Durable};
+use crate::plan::{Place, Wanted};
+use crate::ports::{NodeError, NodeErrorKind};
+use crate::processes;
+use crate::queue::Verdict;
+use crate::record::{Desired, Phase, ProcessUid, Stage};
+use crate::shared::{Key, Shared};
+use crate::state::{Role, add_event};
+use std::sync::Arc;
+
+pub(super) async fn record_absence(shared: &Arc<Shared>, subject: &Subject) -> Done {
+    let recorded = shared.edit(&subject.uid, Durable::Reboot, Vec::new(), |record| {
+        record.desired = Desired::Absent;
+        record.generation += 1;
+        record.status.phase = Phase::Destroying;
+    });
+    match recorded.await {
+        Ok(()) => Done::Next,
+        Err(error) => refused_by_ledger(shared, subject, error),
+    }
+}
+
+pub(super) async fn kill(shared: &Arc<Shared>, subject: &Subject) -> Done {
+    let Some(id) = &subject.sandbox else {
+        know(shared, &subject.uid, |container| container.place = Place::Nothing);
+        return Done::Next;
+    };
+    processes::end_all(shared, &subject.uid, subject.wanted);
+    if let Err(error) = shared.node.sandboxes.kill(id).await {
+        return does_not_die(shared, subject, error);
+    }
+    shared.node.processes.disconnect(id).await;
+    let mut state = shared.state();
+    if let Some(sandbox) = state.sandboxes.get_mut(id) {
+        sandbox.role = Role::Discarded;
+    }
+    if let Some(container) = state.containers.get_mut(&subject.uid) {
+        // Written with the next step; a crash before only kills the dead once more.
+        container.place = Place::Nothing;
+        container.record.sandbox = None;
+        container.record.status.furnished = false;
+        container.stuck = None;
+        if subject.wanted == Wanted::Present {
+            container.record.status.phase = Phase::Creating;
+            if let Some(why) = container.why_spoilt.take().filter(|_| subject.answered) {
+                add_event(&mut container.record, format!("made again: {why}"));
+            }
+        }
+    }
+    drop(state);
+    shared.wake(Key::Discarded(id.clone()));
+    Done::Next
+}
+
+pub(super) fn does_not_die(shared: &Shared, subject: &Subject, error: NodeError) -> Done {
+    tracing::warn!(handle = %subject.handle, uid = %subject.uid, %error, "container does not die; it is tried again");
+    know(shared, &subject.uid, |container| {
+        add_event(&mut container.record, format!("Stuck: {error}"));
+        container.record.status.stage = Some(Stage::Kill);
+        container.record.status.failures += 1;
+        container.record.status.message = Some(error.message.clone());
+        container.last_failure = Some((Stage::Kill, error.clone()));
+        if error.kind == NodeErrorKind::Stuck {
+            container.stuck = Some(error);
+        }
+    });
+    Done::Verdict(Verdict::Failed)
+}
+
+pub(super) async fn free(shared: &Arc<Shared>, subject: &Subject) -> Done {
+    let freed = shared.edit(&subject.uid, Durable::Crash, Vec::new(), |record| {
+        record.desired = Desired::Absent;
+        record.sandbox = None;
+        record.status.phase = Phase::Gone;
+    });
+    if let Err(error) = freed.await {
+        // It is dead; after a restart it is only found dead once more.
+        tracing::warn!(handle = %subject.handle, uid = %subject.uid, %error, "the end was not recorded");
+    }
+    tracing::info!(handle = %subject.handle, uid = %subject.uid, "container is gone");
+    let mut state = shared.state();
+    state.free(&subject.uid);
+    if let Some(container) = state.containers.get(&subject.uid) {
+        container.changed.send_replace(());
+    }
+    Done::Next
+}
+
+pub(super) async fn release(shared: &Arc<Shared>, subject: &Subject) -> Done {
+    let permit = shared.limits.removals.acquire().await;
+    let released = shared.node.rootfs.release(&subject.uid).await;
+    drop(permit);
+    match released {
+        Ok(()) => {
+            know(shared, &subject.uid, |container| container.released = true);
+            Done::Next
+        }
+        Err(error) => {
+            tracing::warn!(handle = %subject.handle, uid = %subject.uid, %error, "its files are not released; it is tried again");
+            Done::Verdict(Verdict::Failed)
+        }
+    }
+}
+
+pub(super) async fn forget(shared: &Arc<Shared>, subject: &Subject) -> Done {
+    let deleted = shared.ledger.commit(vec![Change::DeleteContainer(subject.uid.clone())], Durable::Crash).await;
+    if let Err(error) = deleted {
+        tracing::warn!(handle = %subject.handle, uid = %subject.uid, %error, "its rows are not deleted; it is tried again");
+        return Done::Verdict(Verdict::Failed);
+    }
+    let processes: Vec<ProcessUid> = shared.state().forget(&subject.uid);
+    for process in processes {
+        shared.node.streams.forget(&process).await;
+    }
+    Done::Verdict(Verdict::Rest)
+}
