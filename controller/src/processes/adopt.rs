@@ -24,33 +24,33 @@ pub fn adopt(shared: &Arc<Shared>, container: &ContainerUid, sandbox: &SandboxId
         if process.alive() && !process.ending && seen.exit.is_none() {
             process.record.state = ProcessState::Running { pid: seen.pid };
         }
-        // Recorded before, and its init was not told.
-        let told = !process.alive();
+        // Clients were told that it is lost, when its place seemed to be.
+        let told_lost = !process.alive();
         drop(state);
         match seen.exit {
-            Some(_) if told => {
-                let (shared_, sandbox) = (Arc::clone(shared), sandbox.clone());
-                shared.spawn(async move { acknowledge(&shared_, &sandbox, &seen.uid).await });
-            }
             Some(status) => exited(shared, sandbox, &seen.uid, status),
+            None if told_lost => end_unknown(shared, sandbox, seen),
             None => {}
         }
     }
 }
 
-/// A process without a record: it was never answered for.
+/// A process that has no record, or is lost by its record: nobody counts on it.
 fn end_unknown(shared: &Arc<Shared>, sandbox: &SandboxId, seen: ProcessSeen) {
-    tracing::info!(process = %seen.uid, sandbox = %sandbox, "a process without a record is ended");
+    tracing::info!(process = %seen.uid, sandbox = %sandbox, "a process that nobody counts on is ended");
     let (shared_, sandbox) = (Arc::clone(shared), sandbox.clone());
     shared.spawn(async move {
         if seen.exit.is_none() {
             // Its end comes as an event, and is acknowledged then.
             if let Err(error) = shared_.node.processes.signal(&sandbox, &seen.uid, Signal::Kill).await {
-                tracing::warn!(process = %seen.uid, %error, "a process without a record was not ended");
+                tracing::warn!(process = %seen.uid, %error, "a process that nobody counts on was not ended");
             }
         } else {
             acknowledge(&shared_, &sandbox, &seen.uid).await;
         }
-        shared_.node.streams.forget(&seen.uid).await;
+        let recorded = shared_.state().processes.contains_key(&seen.uid);
+        if !recorded {
+            shared_.node.streams.forget(&seen.uid).await;
+        }
     });
 }

@@ -54,10 +54,12 @@ pub fn exited(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, statu
     let mut state = shared.state();
     let (shared_, sandbox_, uid_) = (Arc::clone(shared), sandbox.clone(), uid.clone());
     match state.processes.get_mut(uid) {
-        None => {
+        // Recorded before, or nobody's: its init may forget it.
+        process if process.as_ref().is_none_or(|process| process.settled) => {
             drop(state);
             shared.spawn(async move { acknowledge(&shared_, &sandbox_, &uid_).await });
         }
+        None => {}
         Some(process) if process.ending || !process.alive() => {}
         Some(process) => {
             process.ending = true;

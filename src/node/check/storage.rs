@@ -91,9 +91,9 @@ fn room(name: &str, path: &Path) -> Line {
 fn judge(name: &str, path: &Path, free: u64, no_inodes: bool) -> Line {
     let found = format!("{} MiB free at {}", free >> 20, path.display());
     let remedy = format!("free some space there ({} MiB at least), or choose another folder", LITTLE >> 20);
+    // Warnings, however little there is: what runs is to be served also where nothing new can be made.
     match free {
-        _ if no_inodes => Line::fail(name, format!("no inodes free at {}", path.display()), "remove files there"),
-        // A warning, however little: what runs is to be served also where nothing new can be made.
+        _ if no_inodes => Line::warn(name, format!("no inodes free at {}", path.display()), "remove files there"),
         0..LITTLE => Line::warn(name, found, remedy),
         _ => Line::ok(name, found),
     }
@@ -127,11 +127,11 @@ mod tests {
     }
 
     #[test]
-    fn little_room_is_a_warning_and_none_a_failure() {
+    fn little_room_is_a_warning_and_no_failure() {
         let verdict = |free, no_inodes| judge("disk", Path::new("/"), free, no_inodes).verdict;
         assert_eq!(verdict(1 << 40, false), Verdict::Ok);
         assert_eq!(verdict(500 << 20, false), Verdict::Warn);
-        assert_eq!(verdict(1 << 20, false), Verdict::Fail);
-        assert_eq!(verdict(1 << 40, true), Verdict::Fail);
+        assert_eq!(verdict(1 << 20, false), Verdict::Warn);
+        assert_eq!(verdict(1 << 40, true), Verdict::Warn);
     }
 }
