@@ -218,8 +218,9 @@ fn doc_fault(source: &str) -> Option<String> {
     }
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// Asked at run time: a target folder may be shared by several copies of the sources.
+fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it").into()
 }
 
 /// Every source file of ours, as (its `src` folder, its path below that).

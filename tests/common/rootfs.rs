@@ -10,7 +10,8 @@ const MAPPED_ROOT: u32 = 4_294_967_294;
 
 /// Makes one in a folder that does not exist yet.
 pub fn unprivileged(folder: &Path) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/busybox-rootfs.sh");
+    let script =
+        PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("scripts/busybox-rootfs.sh");
     let output = Command::new(script).arg(folder).output().expect("the script runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     own(folder);

@@ -183,7 +183,8 @@ impl Drop for Server {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/teardown.sh");
+        let script =
+            PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("scripts/teardown.sh");
         let output = Command::new(script).arg(self.state()).arg(self.run()).output().expect("the teardown runs");
         if !output.status.success() && !std::thread::panicking() {
             panic!("teardown: {}", String::from_utf8_lossy(&output.stderr));
