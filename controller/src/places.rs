@@ -5,7 +5,7 @@
 //! removed, however often that has to be tried, a few at a time.
 
 use crate::ledger::{Change, Durable};
-use crate::plan::Place;
+use crate::plan::{Place, Wanted};
 use crate::ports::NodeError;
 use crate::processes;
 use crate::queue::Verdict;
@@ -154,7 +154,11 @@ pub fn init_gone(shared: &Arc<Shared>, id: &SandboxId, reason: &str) {
             if container.record.sandbox.as_ref() != Some(id) || container.place < Place::Made {
                 return;
             }
-            tracing::warn!(handle = %container.record.handle, %uid, reason, "the container's init is gone");
+            let handle = &container.record.handle;
+            match container.wanted() {
+                Wanted::Present => tracing::warn!(%handle, %uid, reason, "the container's init is gone"),
+                Wanted::Absent => tracing::debug!(%handle, %uid, reason, "the container's init is gone, as wanted"),
+            }
             container.place = Place::Spoilt;
             container.why_spoilt = Some(format!("its init is gone: {reason}"));
             drop(state);

@@ -100,6 +100,19 @@ func TestInsideAContainer(t *testing.T) {
 		result := run(t, container, process)
 		equal(t, result.stderr, result.status, 0)
 	})
+	behaviour(t, "the standard streams can be opened by their names, by every user", func(t *testing.T) {
+		for _, asked := range []garden.ContainerSpec{spec(t), privileged(t)} {
+			container := create(t, asked)
+			for _, user := range []string{"root", "alice"} {
+				process := shell("set -e; echo to-out >/dev/stdout; echo to-err >/dev/stderr; cat /dev/stdin >/proc/self/fd/1")
+				process.User = user
+				result := run(t, container, process, "from-in\n")
+				equal(t, user+": "+result.stderr, result.status, 0)
+				equal(t, user+"'s stdout", result.stdout, "to-out\nfrom-in\n")
+				equal(t, user+"'s stderr", result.stderr, "to-err\n")
+			}
+		}
+	})
 	behaviour(t, "the hostname is the end of the handle", func(t *testing.T) {
 		asked := spec(t)
 		asked.Handle = unique(strings.Repeat("long-", 20))

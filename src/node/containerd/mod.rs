@@ -58,7 +58,10 @@ use tokio::sync::{OnceCell, Semaphore};
 /// containerd's namespace of everything that is ours.
 pub const NAMESPACE: &str = "gardend";
 
-/// How many places share a shim at most, unless an option says otherwise.
+/// How many places share a shim at most, unless an option says otherwise. A place of a shim of its
+/// own costs 2.8 MB (containerd 1.6) to 4.4 MB (2.4.2) of PSS, of one shared by 8, 16 or 32 places
+/// 1.1, 0.8 and 0.7 MB; in time they do not differ (`tests/containerd_cost.rs`). With more, little
+/// is saved and more is lost with a shim that dies.
 pub const DEFAULT_GROUP_LIMIT: usize = 16;
 
 /// Where containerd is.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How long an exit that has happened may take to reach containerd.
 const EXIT_NOTICED: Duration = Duration::from_secs(5);
+/// How long it takes where nothing is wrong, and then some.
+const EXIT_SEEN: Duration = Duration::from_millis(500);
 
 impl Connection {
     /// Makes the task, its first process held before its exec; answers its pid on the host.
@@ -28,11 +30,18 @@ impl Connection {
 
     /// Removes a task whose processes are dead, with what its shim and its runtime keep of it. The
     /// kernel tells us of a death before the shim hears of it: where containerd takes the task for
-    /// running, it is given time.
+    /// running, it is given time: a little before the delete, since each that is refused is an
+    /// error in its log, and more after one that was. (A task that was never started has no exit
+    /// to wait for, and can be deleted.)
     pub(super) async fn delete_dead_task(&self, id: &str) -> Result<(), CallError> {
+        match self.wait_for_task(id, EXIT_SEEN).await {
+            Err(error) if error.is_not_found() => return Err(error),
+            // Whatever is wrong, the delete says it.
+            _ => {}
+        }
         match self.delete_task(id).await {
             Err(error) if matches!(error.kind, CallErrorKind::Precondition | CallErrorKind::Failed) => {
-                self.wait_for_task(id).await?;
+                self.wait_for_task(id, EXIT_NOTICED).await?;
                 self.delete_task(id).await
             }
             other => other,
@@ -45,10 +54,10 @@ impl Connection {
         self.call(QUICK, || format!("delete task {id}"), client.delete(request)).await.map(drop)
     }
 
-    async fn wait_for_task(&self, id: &str) -> Result<(), CallError> {
+    async fn wait_for_task(&self, id: &str, patience: Duration) -> Result<(), CallError> {
         let mut client = TasksClient::new(self.channel());
         let wait = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
-        let request = self.request(wait, EXIT_NOTICED);
-        self.call(EXIT_NOTICED, || format!("see the exit of task {id}"), client.wait(request)).await.map(drop)
+        let request = self.request(wait, patience);
+        self.call(patience, || format!("see the exit of task {id}"), client.wait(request)).await.map(drop)
     }
 }

@@ -9,8 +9,9 @@ use super::lane::Source;
 use super::stdin::Outlet;
 use super::sys;
 use garden_init::wire::Streams;
-use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, major, minor, open};
+use rustix::fs::{FileType, Mode, OFlags, fchown, fcntl_getfl, fcntl_setfl, fstat, major, minor, open};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{Gid, Uid};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -132,6 +133,18 @@ impl Ready {
             }
         }
     }
+}
+
+/// Makes them the place's root's, who may then open them anew (/dev/stdout, by its name) and give
+/// them on to the process's user. They are the host's root's, whom no other user namespace knows.
+///
+/// # Errors
+/// As `fchown(2)`.
+pub fn give(theirs: &[OwnedFd], (uid, gid): (Uid, Gid)) -> io::Result<()> {
+    if uid.is_root() && gid.is_root() {
+        return Ok(());
+    }
+    Ok(theirs.iter().try_for_each(|end| fchown(end, Some(uid), Some(gid)))?)
 }
 
 fn kept_end(error: io::Error) -> String {

@@ -11,7 +11,7 @@ use garden_init::wire::{Event, Exit, MAX_PACKET, ProcessKey, Request, SOCKET_NAM
 use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, seek};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
-use rustix::process::Pid;
+use rustix::process::{Gid, Pid, Uid};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -64,6 +64,7 @@ struct Waiting {
 /// The connection.
 pub struct Link {
     socket: AsyncFd<OwnedFd>,
+    owner: (Uid, Gid),
     waiting: Mutex<Waiting>,
     /// Cancelled when the connection shall end.
     pub closed: CancellationToken,
@@ -77,16 +78,22 @@ impl Link {
     pub async fn connect(place: &Path, deadline: Duration) -> Result<(Self, Option<Pid>, Vec<Known>), String> {
         let handshake = async {
             let socket = open_socket(place).await?;
-            let peer = sockopt::socket_peercred(&socket).ok().map(|peer| peer.pid);
+            let peer = sockopt::socket_peercred(&socket).ok();
+            let owner = peer.map_or((Uid::ROOT, Gid::ROOT), |peer| (peer.uid, peer.gid));
             let socket =
                 sys::watch(socket, sys::BOTH).map_err(|error| format!("its socket cannot be watched: {error}"))?;
-            let link = Self { socket, waiting: Mutex::default(), closed: CancellationToken::new() };
+            let link = Self { socket, owner, waiting: Mutex::default(), closed: CancellationToken::new() };
             link.send(&Request::Hello { version: VERSION }, &[]).await?;
             let known = link.take_over().await?;
-            Ok((link, peer, known))
+            Ok((link, peer.map(|peer| peer.pid), known))
         };
         // Cancel-safe: descriptors and connection are dropped; init keeps its own.
         timeout(deadline, handshake).await.unwrap_or_else(|_| Err(format!("no answer within {deadline:?}")))
+    }
+
+    /// Who the place's root is on the host.
+    pub fn owner(&self) -> (Uid, Gid) {
+        self.owner
     }
 
     async fn take_over(&self) -> Result<Vec<Known>, String> {

@@ -119,6 +119,7 @@ impl ProcessNode {
             Some(_) => Ends::relay(options.output_pipe_bytes),
         };
         let (ends, theirs) = made
+            .and_then(|(ends, theirs)| ends::give(&theirs, link.owner()).map(|()| (ends, theirs)))
             .map_err(|error| SpawnError::Other(format!("no pipes can be made for process {:?}: {error}", spec.path)))?;
         let key = spec::key(process);
         let (answer, answered) = oneshot::channel();

@@ -99,19 +99,16 @@ struct Entry {
 }
 
 impl Entry {
-    /// containerd's JSON, or whatever else it said (a panic).
+    /// containerd's JSON; its text, as long as it has not read its configuration, and the shims'; or
+    /// whatever else it said (a panic).
     fn parse(line: &str) -> Self {
         let Ok(Value::Object(fields)) = serde_json::from_str(line) else {
-            return Self { level: tracing::Level::WARN, text: line.to_owned() };
+            let is_text = line.starts_with("time=");
+            let field = is_text.then(|| line.split_ascii_whitespace().find_map(|word| word.strip_prefix("level=")));
+            return Self { level: level(field.flatten().unwrap_or_default()), text: line.to_owned() };
         };
         let text = |name| fields.get(name).and_then(Value::as_str).unwrap_or_default();
-        let level = match text("level") {
-            "trace" => tracing::Level::TRACE,
-            "debug" => tracing::Level::DEBUG,
-            "info" => tracing::Level::INFO,
-            "error" | "fatal" | "panic" => tracing::Level::ERROR,
-            _ => tracing::Level::WARN,
-        };
+        let level = level(text("level"));
         let further = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "level" | "time" | "msg"));
         let further = further.map(|(name, value)| match value {
             Value::String(value) => format!(" {name}={value:?}"),
@@ -132,6 +129,17 @@ impl Entry {
     }
 }
 
+/// Ours by logrus's name. What has none is worth a look.
+fn level(name: &str) -> tracing::Level {
+    match name {
+        "trace" => tracing::Level::TRACE,
+        "debug" => tracing::Level::DEBUG,
+        "info" => tracing::Level::INFO,
+        "error" | "fatal" | "panic" => tracing::Level::ERROR,
+        _ => tracing::Level::WARN,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +149,10 @@ mod tests {
     fn a_line_keeps_its_level_and_its_fields() {
         let entry = Entry::parse(r#"{"error":"no such file","level":"error","msg":"failed to load","time":"now"}"#);
         assert_eq!(entry, Entry { level: tracing::Level::ERROR, text: "failed to load error=\"no such file\"".into() });
-        assert_eq!(Entry::parse("panic: oh").text, "panic: oh");
+        let entry = Entry::parse(r#"time="now" level=info msg="loading plugin""#);
+        assert_eq!((entry.level, entry.text.contains("loading plugin")), (tracing::Level::INFO, true));
+        let entry = Entry::parse("panic: oh");
+        assert_eq!((entry.level, entry.text.as_str()), (tracing::Level::WARN, "panic: oh"));
     }
 
     #[tokio::test]
