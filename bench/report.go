@@ -81,7 +81,6 @@ func (r *report) check(to io.Writer) (missed bool) {
 	}
 	fmt.Fprintln(to)
 	bar("further process / floor's exec", ratio("further process", "floor: exec"), 0.25, "times")
-	// The floor without a user namespace is the lower one.
 	// Like with like: an unprivileged container has a user namespace, and a privileged one none.
 	bar("create, pool 0 / floor's create + start, user ns", ratio("create, pool 0", "floor: create + start, user namespace"), 1.2, "times")
 	bar("the same, privileged, without one", ratio("create, pool 0, privileged", "floor: create + start"), 1.2, "times")
