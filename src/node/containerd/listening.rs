@@ -50,10 +50,21 @@ async fn watch(expected: &Expected<'_>, process: &OwnedFd) -> io::Result<bool> {
     let folder = rustix::fs::open(expected.folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // A socket's path must fit into 108 bytes, whatever the folder is called.
     let socket = PathBuf::from(format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), expected.name));
+    if let Attempt::Accepted = connect(&socket, expected.kind)? {
+        return Ok(true);
+    }
     let entries = Watch::entries(expected.folder)?;
+    let listens = until(&socket, expected.kind, process, &entries).await;
+    // The kernel closes a watch within a grace period of its own, most often after 10 ms and more:
+    // nobody has to wait for that.
+    drop(tokio::task::spawn_blocking(move || drop(entries)));
+    listens
+}
+
+async fn until(socket: &Path, kind: SocketType, process: &OwnedFd, entries: &Watch) -> io::Result<bool> {
     let end = sys::watched(process.try_clone()?)?;
     loop {
-        match connect(&socket, expected.kind)? {
+        match connect(socket, kind)? {
             Attempt::Accepted => return Ok(true),
             // Bound, and about to listen: no event tells of that.
             Attempt::Refused if has_ended(process)? => return Ok(false),
