@@ -69,6 +69,8 @@ lint: setup go.work
 	for script in scripts/*.sh .ci/run; do bash -n "$$script"; done
 
 bench: tools go.work
+	cargo bench --locked --quiet --package gardend-controller --bench plan
+	cargo bench --locked --quiet --package garden-init --bench wire
 	cargo build --locked --release --bin gardend
 	$(SUDO) env GARDEND_BIN=$(TARGET)/release/gardend scripts/bench.sh
 

@@ -1,5 +1,5 @@
-//! What places cost: time to make one, memory of an idle one, by how many share a shim; and
-//! 250 of them at once. Long, so only where it is asked for:
+//! 250 unprivileged places at once; and what places cost: time to make one, memory of an idle one,
+//! by how many share a shim. The figures only where they are asked for:
 //! `cargo test --test containerd_cost -- --ignored --nocapture`.
 
 mod common;
@@ -102,7 +102,6 @@ async fn sharing_a_shim_saves_time_and_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a minute; prints figures"]
 async fn two_hundred_and_fifty_unprivileged_places_live_at_once() {
     const PLACES: usize = 250;
     for (version, runtime) in pairs() {

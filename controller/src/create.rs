@@ -85,7 +85,7 @@ impl Controller {
     /// Admits a container, gives it a place and records both in one transaction.
     async fn admit(&self, record: ContainerRecord) -> Result<(Busy, Undo), Error> {
         let uid = record.uid.clone();
-        let (changes, id, place, kind) = {
+        let (commit, id, place, kind) = {
             let mut state = self.shared.state();
             state.admit(record, self.shared.options.max_containers, Instant::now())?;
             let (id, kind, place) =
@@ -95,12 +95,14 @@ impl Controller {
             container.place = place;
             let row = SandboxRecord { id: id.clone(), kind, container: Some(uid.clone()) };
             let record = Box::new(container.record.clone());
-            (vec![Change::InsertContainer(record), Change::PutSandbox(row)], id, place, kind)
+            let changes = vec![Change::InsertContainer(record), Change::PutSandbox(row)];
+            // Under the lock: whoever finds it in memory writes after this, or else what they wrote
+            // would be lost. Not yet for a reboot: until it was answered it is undone then anyhow.
+            (self.shared.ledger.submit(changes, Durable::Crash), id, place, kind)
         };
         let busy = Busy::on_uid(&self.shared, &uid);
         let undo = Undo { shared: Arc::clone(&self.shared), uid: uid.clone(), meant: true };
-        // Not yet for a reboot: until it was answered it is undone then anyhow.
-        if let Err(error) = self.shared.ledger.commit(changes, Durable::Crash).await {
+        if let Err(error) = commit.written().await {
             undo.not();
             let mut state = self.shared.state();
             state.forget(&uid);
