@@ -30,7 +30,8 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
-        let server = Server::start(&[]);
+        // Told where a test fails.
+        let server = Server::start(&["--log-level", "debug"]);
         let rootfs = rootfs::unprivileged(&server.scratch().join("rootfs")).to_str().unwrap().to_owned();
         let node = Self { server, rootfs };
         assert_eq!(node.said(&["create", "box", "--rootfs", &node.rootfs, "-e", "WHO=box"]).stdout, "box\n");

@@ -309,6 +309,41 @@ async fn a_place_is_killed_also_where_only_its_cgroup_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn processes_that_keep_joining_a_cgroup_do_not_keep_its_place_from_going() {
+    let (version, runtime) = pairs().remove(0);
+    let fixture = Fixture::new(&version, &runtime);
+    for id in ensure_many(&fixture.places, 4, SandboxKind::Unprivileged).await {
+        let path = fixture.places.cgroups().path(&id);
+        let cgroups: Vec<_> = gardend::node::containerd::hierarchies()
+            .unwrap()
+            .into_iter()
+            .map(|hierarchy| hierarchy.join(path.trim_start_matches('/')))
+            .filter(|cgroup| cgroup.join("cgroup.procs").exists())
+            .collect();
+        // As a runtime does whose create was cut off: one joins just when another was killed.
+        let joining = std::thread::spawn(move || {
+            let end = std::time::Instant::now() + Duration::from_millis(300);
+            let mut joined = 0;
+            while std::time::Instant::now() < end {
+                let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+                let all =
+                    cgroups.iter().all(|cgroup| fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).is_ok());
+                if !all {
+                    let _ = child.kill();
+                }
+                joined += u32::from(all);
+                child.wait().unwrap();
+            }
+            joined
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        fixture.places.remove(&id).await.unwrap();
+        assert!(joining.join().unwrap() > 0, "none joined");
+    }
+    fixture.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_place_dies_also_where_it_has_frozen_a_cgroup_of_its_own() {
     let (version, runtime) = pairs().remove(0);
     let fixture = Fixture::new(&version, &runtime);

@@ -80,7 +80,7 @@ pub fn outcome(child: Child) -> Said {
         }
         Err(_) => {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            panic!("gardend hangs");
+            panic!("gardend hangs; so far: {:?}", waited.recv_timeout(DEADLINE).map(|output| output.map(Said::from)));
         }
     }
 }

@@ -78,7 +78,7 @@ impl Server {
     /// The end of what gardend wrote to stderr.
     pub fn log_end(&self) -> String {
         let content = fs::read(self.log()).unwrap_or_default();
-        String::from_utf8_lossy(&content[content.len().saturating_sub(6000)..]).into_owned()
+        String::from_utf8_lossy(&content[content.len().saturating_sub(20_000)..]).into_owned()
     }
 
     /// `gardend serve` as this server is started.

@@ -26,6 +26,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a create or a delete waits for others of its group: one of their creates.
 const GROUP_WAIT: Duration = Duration::from_secs(30);
@@ -33,6 +34,8 @@ const GROUP_WAIT: Duration = Duration::from_secs(30);
 const INIT_LISTENS: Duration = Duration::from_secs(10);
 /// How long a shim may take to end after its last place was deleted.
 const SHIM_ENDS: Duration = Duration::from_secs(3);
+/// How long a cgroup that is busy is left alone.
+const BUSY_AGAIN: Duration = Duration::from_millis(10);
 /// In a place's folder, beside what [`crate::node::place`] tells of: its group.
 const GROUP_FILE: &str = "group";
 
@@ -90,10 +93,9 @@ impl Sandboxes for Containerd {
             self.end_shim(&group, SHIM_ENDS).await?;
             self.groups.forget(id);
         }
-        // Again: where a create was cut off, its process may have come after the first kill.
-        self.kill(id).await?;
-        let (folders, cgroups, place) = (self.folders.clone(), self.cgroups.clone(), id.clone());
-        blocking("removing what is left of a place", move || remains::remove(&folders, &cgroups, &place)).await
+        self.remove_cgroups(id).await?;
+        let (folders, place) = (self.folders.clone(), id.clone());
+        blocking("removing what is left of a place", move || remains::remove(&folders, &place)).await
     }
 }
 
@@ -106,6 +108,29 @@ enum Begun {
 }
 
 impl Containerd {
+    /// Kills what is in the place's cgroups and removes them, again while they are busy: where a
+    /// create was cut off, its process may come after a kill, and the kernel may count a process
+    /// that has ended for a moment more.
+    async fn remove_cgroups(&self, id: &SandboxId) -> Result<(), NodeError> {
+        let deadline = Instant::now() + kill::DEADLINE;
+        loop {
+            self.kill(id).await?;
+            let (cgroups, place) = (self.cgroups.clone(), id.clone());
+            let removed = blocking("removing a place's cgroups", move || match cgroups.tree(&place)?.remove() {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(Err(error)),
+                other => other.map(Ok),
+            });
+            match removed.await? {
+                Ok(()) => return Ok(()),
+                Err(busy) if Instant::now() >= deadline => {
+                    let text = format!("cannot remove place {id}: its cgroup stays busy: {busy}");
+                    return Err(NodeError::new(NodeErrorKind::Stuck, text));
+                }
+                Err(_) => tokio::time::sleep(BUSY_AGAIN).await,
+            }
+        }
+    }
+
     async fn begin(&self, id: &SandboxId, kind: SandboxKind) -> Result<Begun, NodeError> {
         let (folder, place) = (self.folders.place(id), id.clone());
         let half_made = move || failed(format!("place {place} is half made; remove it and take another"));

@@ -42,10 +42,9 @@ pub(super) fn remove_bundle(socket: &Path, id: &SandboxId) -> io::Result<()> {
     remove_folder(&bundle)
 }
 
-/// Removes all else of a place: the runtime's state, the cgroups, the folder.
-pub(super) fn remove(folders: &Folders, cgroups: &Cgroups, id: &SandboxId) -> io::Result<()> {
+/// Removes all else of a place but its cgroups, which went before: the runtime's state, the folder.
+pub(super) fn remove(folders: &Folders, id: &SandboxId) -> io::Result<()> {
     remove_folder(&runtime_state(folders).join(NAMESPACE).join(id.as_str()))?;
-    cgroups.tree(id)?.remove()?;
     remove_folder(&folders.place(id))
 }
 
