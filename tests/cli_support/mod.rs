@@ -35,6 +35,7 @@ pub fn bare(args: &[&str]) -> Command {
         }
     }
     command.env_remove("NO_COLOR").env("TERM", "xterm-test").args(args).stdin(Stdio::null());
+    sys::with_default_signals(&mut command);
     command
 }
 
