@@ -28,8 +28,8 @@ fn a_thousand_processes_one_after_the_other_leave_nothing_behind() {
         times.push(start.elapsed());
         client.send(&Request::Forget { key: running.key }, &[]);
     }
-    client.ping();
-    assert_eq!(place.init_fds(), before);
+    // What was forgotten goes once init has read its end.
+    assert!(until(|| (place.init_fds() == before).then_some(())).is_some(), "{} descriptors", place.init_fds());
     times.sort_unstable();
     let private = place.init_memory("Anonymous:");
     println!(
