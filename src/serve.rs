@@ -12,7 +12,7 @@ use gardend::node::containerd::managed::Managed;
 use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::mount::{self, MountNode};
 use gardend::node::place::Folders;
-use gardend::node::process::{self, ProcessNode};
+use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::{Controller, Node, Options};
@@ -61,7 +61,11 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let mount_options = mount::Options { default_rootfs: config.default_rootfs.clone(), ..mount::Options::default() };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
     let process_options = process::Options { spool_bytes: config.spool_size.0, ..process::Options::default() };
-    let processes = ProcessNode::new(folders.clone(), process_options).context("cannot prepare the process lanes")?;
+    let images = Images::new(folders.clone(), rootfs.clone(), sandboxes.cgroups().clone())
+        .context("cannot prepare processes with images")?;
+    let processes = ProcessNode::new(folders.clone(), process_options)
+        .context("cannot prepare the process lanes")?
+        .with_images(images);
     let node = Node {
         sandboxes,
         rootfs: Arc::new(rootfs),

@@ -14,7 +14,7 @@ mod program;
 mod terminal;
 
 use crate::accounts::{Account, AccountError};
-use crate::sys::ExecImage;
+use crate::sys::{ExecImage, FilterList};
 use crate::wire::{SpawnFailure, SpawnSpec};
 use crate::{accounts, environment, packet, sys, wire};
 use program::Lookup;
@@ -63,19 +63,43 @@ pub struct Inheritance {
     pub is_spared_by_oom: bool,
 }
 
+/// What a process is confined by beside what it inherits. Init's own children inherit all there is.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    /// Loaded while it still has the right to.
+    pub filters: FilterList,
+}
+
 /// Becomes the process that `spec` tells, or reports over `status` why not.
-pub fn become_process(spec: &SpawnSpec, stdio: &Stdio, inheritance: &Inheritance, status: BorrowedFd<'_>) {
-    let Err(failure) = attempt(spec, stdio, inheritance, status);
+pub fn become_process(
+    spec: &SpawnSpec,
+    stdio: &Stdio,
+    inheritance: &Inheritance,
+    confinement: &Confinement,
+    status: BorrowedFd<'_>,
+) {
+    let Err(failure) = attempt(spec, stdio, inheritance, confinement, status);
+    report(status, failure);
+}
+
+/// Tells why the process is not to be.
+pub fn report(status: BorrowedFd<'_>, failure: SpawnFailure) {
     if let Ok(bytes) = wire::encode(&Report::Failed(cut(failure))) {
         // Nobody is left to hear of a failure to report one.
         let _ = packet::send(status, &bytes, &[]);
     }
 }
 
+/// The kernel would rather kill others than this process, and so its children.
+pub fn is_spared_by_oom() -> bool {
+    std::fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|score| score.trim_start().starts_with('-'))
+}
+
 fn attempt(
     spec: &SpawnSpec,
     stdio: &Stdio,
     inheritance: &Inheritance,
+    confinement: &Confinement,
     status: BorrowedFd<'_>,
 ) -> Result<Infallible, SpawnFailure> {
     close_what_is_inits(stdio, status);
@@ -101,6 +125,10 @@ fn attempt(
     }
     folder::ensure(&dir, &account, &inheritance.privileges).map_err(dir_failed)?;
     limit(&spec.rlimits, inheritance.open_files)?;
+    confinement
+        .filters
+        .load()
+        .map_err(|error| SpawnFailure::System { call: "seccomp".into(), errno: errno(&error) })?;
     inheritance.privileges.assume(&account, spec.capabilities)?;
     rustix::process::chdir(dir.as_c_str()).map_err(dir_failed)?;
     Err(program::exec(Lookup::of(&spec.path), &candidates, &image))

@@ -1,13 +1,18 @@
 //! garden-init: see the library.
 //!
-//! `garden-init [--allow-any-peer] [FOLDER]`
+//! `garden-init [--allow-any-peer] [FOLDER]`, or `garden-init enter` (see [`garden_init::enter`])
 
+use garden_init::enter;
 use garden_init::server::{Options, Peers, run};
 use garden_init::wire::CONTROL_DIR;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq([enter::COMMAND]) {
+        enter::run();
+        return ExitCode::SUCCESS;
+    }
     let options = match options(std::env::args_os().skip(1)) {
         Ok(options) => options,
         Err(reason) => {

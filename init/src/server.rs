@@ -11,20 +11,19 @@ mod drain;
 mod processes;
 mod requests;
 
-use crate::child::{Inheritance, OPEN_FILES, Privileges};
+use crate::child::{Inheritance, OPEN_FILES, Privileges, is_spared_by_oom};
 use crate::packet::Packet;
 use crate::sys::{self, ChildSignals};
 use crate::wire::{Event, ProcessKey, SOCKET_NAME};
 use connection::{Broken, Connection};
 use drain::Drain;
-use processes::Processes;
+use processes::{Processes, Starting};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod, unlink};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use std::convert::Infallible;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -273,7 +272,13 @@ impl Server {
     fn ended(&mut self, reaped: sys::Reaped) -> Result<(), Broken> {
         let Some(key) = self.processes.reaped(reaped.pid) else { return Ok(()) };
         // It may have reported, or become its program, since that was looked at last.
-        let settled = self.settle(&key);
+        let mut settled = self.settle(&key);
+        // All that it reported was read. The other end of its socket may be open all the same: in
+        // some child of gardend's that is on its way to its own exec.
+        let silent = |starting: &Starting| starting.failure.is_none() && !starting.is_abandoned;
+        if self.processes.starting.get(&key).is_some_and(silent) {
+            settled = settled.and(self.has_started(&key));
+        }
         if let Some(starting) = self.processes.starting.remove(&key) {
             let asked_here = !starting.is_abandoned && starting.asker == self.connections;
             return match starting.failure {
@@ -322,10 +327,6 @@ fn bind_socket(path: &Path) -> rustix::io::Result<OwnedFd> {
 fn raise_open_files() -> Option<(u64, u64)> {
     let (soft, hard) = sys::limit(OPEN_FILES).ok()?;
     (soft < hard && sys::set_limit(OPEN_FILES, hard, hard).is_ok()).then_some((soft, hard))
-}
-
-fn is_spared_by_oom() -> bool {
-    fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|score| score.trim_start().starts_with('-'))
 }
 
 fn errno(error: &std::io::Error) -> Errno {

@@ -26,6 +26,9 @@ pub const MAX_REQUEST: usize = 4 * 1024 * 1024;
 /// Descriptors beside one message, at most.
 pub const MAX_FDS: usize = 8;
 
+/// What init sends over the status socket of a process that it has adopted.
+pub const GO: &[u8] = b"go";
+
 /// A process, as gardend names it: 16 bytes (its uid).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessKey(pub [u8; 16]);
@@ -99,6 +102,19 @@ pub enum Request {
     Ping {
         /// Echoed in [`Event::Pong`].
         token: u64,
+    },
+    /// Take a process that was made outside ([`crate::enter`]), and is a child by now, for one of
+    /// its own. Beside it: its pidfd, init's end of its status socket, over which it is told to go on
+    /// ([`GO`]), and what init keeps of its streams: stdin write, stdout read, stderr read, or
+    /// with a terminal the relay's write end and read end.
+    /// Answered by [`Event::Spawned`] or [`Event::SpawnFailed`].
+    Adopt {
+        /// The process's name from now on.
+        key: ProcessKey,
+        /// In init's pid namespace.
+        pid: i32,
+        /// It makes a terminal for itself.
+        has_terminal: bool,
     },
 }
 

@@ -27,6 +27,11 @@ const LAYOUT: u8 = 1;
 /// What an interrupted install leaves begins with this.
 const UNFINISHED: &str = ".new-";
 
+/// garden-init, as this gardend brings it along.
+pub fn init_program() -> &'static [u8] {
+    INIT
+}
+
 /// A blank rootfs that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blank {

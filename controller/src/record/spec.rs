@@ -129,6 +129,18 @@ pub struct ProcessSpec {
     pub rlimits: Vec<Rlimit>,
     /// A terminal for its stdio, where asked for.
     pub tty: Option<WindowSize>,
+    /// Files of its own, in place of its container's.
+    #[serde(default)]
+    pub image: Option<ProcessImage>,
+}
+
+/// Files of a process's own. All else (network, other processes, users, hostname) is its container's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessImage {
+    /// Where they come from.
+    pub rootfs: RootfsSource,
+    /// Folders and files that show there.
+    pub bind_mounts: Vec<BindMount>,
 }
 
 /// One resource limit: soft and hard alike, as Garden sets them.

@@ -3,9 +3,10 @@
 use super::connection::Broken;
 use super::processes::{Held, Process, Progress, Starting};
 use super::{MAX_PROCESSES, Server};
-use crate::child::{self, Stdio};
+use crate::child::{self, Confinement, Stdio};
+use crate::packet;
 use crate::sys::{self, Target};
-use crate::wire::{self, Event, MAX_REQUEST, ProcessKey, Request, SpawnFailure, SpawnSpec};
+use crate::wire::{self, Event, GO, MAX_REQUEST, ProcessKey, Request, SpawnFailure, SpawnSpec};
 use rustix::fs::{FileType, fstat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -38,6 +39,10 @@ impl Server {
             Request::Spawn { key, spec } => {
                 let started = self.spawn(key, &spec, fds);
                 return started.or_else(|error| self.tell(Event::SpawnFailed { key, error }, Vec::new()));
+            }
+            Request::Adopt { key, pid, has_terminal } => {
+                let adopted = self.adopt(key, pid, has_terminal, fds);
+                return adopted.or_else(|error| self.tell(Event::SpawnFailed { key, error }, Vec::new()));
             }
             Request::Signal { key, signal } => self.signal(&key, signal),
             Request::SignalAll { signal } => self.signal_all(signal),
@@ -77,23 +82,63 @@ impl Server {
         connection.flush(&mut self.processes)
     }
 
-    /// Forks. Whether the process gets as far as its exec shows later, in [`Server::settle`].
-    fn spawn(&mut self, key: ProcessKey, spec: &SpawnSpec, fds: Vec<OwnedFd>) -> Result<(), SpawnFailure> {
-        if self.processes.contains(&key) {
+    /// Takes a process that was made outside for one of ours, and lets it go on to its exec.
+    fn adopt(&mut self, key: ProcessKey, pid: i32, has_terminal: bool, fds: Vec<OwnedFd>) -> Result<(), SpawnFailure> {
+        self.room_for(&key)?;
+        let malformed = |reason: &str| SpawnFailure::Malformed { reason: reason.to_owned() };
+        let mut fds = fds.into_iter();
+        let (Some(pidfd), Some(status)) = (fds.next(), fds.next()) else {
+            return Err(malformed("no process beside Adopt"));
+        };
+        let outer: Vec<_> = fds.collect();
+        let wrong_number = |_| malformed("a wrong number of streams beside Adopt");
+        let held = if has_terminal {
+            Held::Terminal { master: None, relay: outer.try_into().map_err(wrong_number)? }
+        } else {
+            let [stdin, stdout, stderr] = outer.try_into().map_err(wrong_number)?;
+            Held::Pipes { stdin: Some(stdin), outputs: [stdout, stderr] }
+        };
+        // Only a child's end comes to be known here. One that has ended was reaped by now.
+        if pid <= 1 || !sys::is_child(pidfd.as_fd()) {
+            return Err(SpawnFailure::System { call: "adopt".into(), errno: libc::ECHILD });
+        }
+        let failed = |call: &str, error: rustix::io::Errno| SpawnFailure::System {
+            call: call.into(),
+            errno: error.raw_os_error(),
+        };
+        rustix::io::ioctl_fionbio(&status, true).map_err(|error| failed("ioctl", error))?;
+        packet::send(status.as_fd(), GO, &[])
+            .map_err(|_| SpawnFailure::System { call: "send".into(), errno: libc::EPIPE })?;
+        let (asker, failure, is_abandoned) = (self.connections, None, false);
+        self.processes.begin(key, Starting { asker, pid, pidfd, status, held, failure, is_abandoned });
+        Ok(())
+    }
+
+    fn room_for(&self, key: &ProcessKey) -> Result<(), SpawnFailure> {
+        if self.processes.contains(key) {
             return Err(SpawnFailure::Duplicate);
         }
         if self.processes.len() >= self.most_processes() {
             return Err(SpawnFailure::System { call: "keep one more process".into(), errno: libc::EMFILE });
         }
+        Ok(())
+    }
+
+    /// Forks. Whether the process gets as far as its exec shows later, in [`Server::settle`].
+    fn spawn(&mut self, key: ProcessKey, spec: &SpawnSpec, fds: Vec<OwnedFd>) -> Result<(), SpawnFailure> {
+        self.room_for(&key)?;
         let (stdio, held) = divide(spec.tty, fds)?;
         let flags = SocketFlags::CLOEXEC;
         let (status, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .and_then(|pair| rustix::io::ioctl_fionbio(&pair.0, true).map(|()| pair))
             .map_err(|error| SpawnFailure::System { call: "socketpair".into(), errno: error.raw_os_error() })?;
         let inheritance = self.inheritance;
-        let child = sys::fork(|| child::become_process(spec, &stdio, &inheritance, far.as_fd())).map_err(|error| {
-            SpawnFailure::System { call: "clone".into(), errno: error.raw_os_error().unwrap_or(libc::EAGAIN) }
-        })?;
+        let child =
+            sys::fork(|| child::become_process(spec, &stdio, &inheritance, &Confinement::default(), far.as_fd()))
+                .map_err(|error| SpawnFailure::System {
+                    call: "clone".into(),
+                    errno: error.raw_os_error().unwrap_or(libc::EAGAIN),
+                })?;
         let starting = Starting {
             asker: self.connections,
             pid: child.pid,
@@ -130,6 +175,11 @@ impl Server {
         if progress != Progress::Runs || starting.is_abandoned {
             return Ok(());
         }
+        self.has_started(key)
+    }
+
+    /// A process on its way is known from now on.
+    pub(super) fn has_started(&mut self, key: &ProcessKey) -> Result<(), Broken> {
         let Some(starting) = self.processes.starting.remove(key) else { return Ok(()) };
         let Starting { asker, pid, pidfd, held, .. } = starting;
         // One whose asker is gone shows by Known, when the next has said Hello.

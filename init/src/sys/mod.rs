@@ -3,10 +3,12 @@
 
 #![allow(unsafe_code)]
 
+mod enter;
 mod process;
 mod signal;
 mod socket;
 
+pub use enter::{FilterList, become_root, enter_namespaces, is_child, take_limit_of, unshare_mounts, wait_for};
 pub use process::{
     ExecImage, Reaped, close_all_but, fork, is_childless, limit, reap, set_file_owner, set_limit, trim_memory,
 };

@@ -182,7 +182,7 @@ pub(crate) fn grace_time(field: &str, nanoseconds: i64) -> Result<Duration, Unac
 
 /// `image.uri` wins over `rootfs`. A path means itself, letter by letter; in a `raw://` URI it is
 /// percent-encoded, as in every URI.
-fn rootfs(rootfs: &str, image: &str) -> Result<RootfsSource, Unacceptable> {
+pub(super) fn rootfs(rootfs: &str, image: &str) -> Result<RootfsSource, Unacceptable> {
     let (field, uri) = if image.is_empty() { ("rootfs", rootfs) } else { ("image.uri", image) };
     if uri.is_empty() {
         return Ok(RootfsSource::Default);
@@ -221,7 +221,7 @@ fn raw_path(rest: &str) -> Result<PathBuf, &'static str> {
     Ok(PathBuf::from(path.into_owned()))
 }
 
-fn bind_mounts(mounts: &[BindMount]) -> Result<Vec<record::BindMount>, Unacceptable> {
+pub(super) fn bind_mounts(mounts: &[BindMount]) -> Result<Vec<record::BindMount>, Unacceptable> {
     let one = |(index, mount): (usize, &BindMount)| {
         let field = |name: &str| format!("bind_mounts[{index}].{name}");
         let mode = match mount.mode {

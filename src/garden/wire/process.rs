@@ -1,8 +1,8 @@
 //! `ProcessSpec`: what a run asks for.
 
-use super::container::{BindMount, CpuLimits, ImageRef, MemoryLimits, refuse_limits};
+use super::container::{BindMount, CpuLimits, ImageRef, MemoryLimits, bind_mounts, refuse_limits, rootfs};
 use super::{TtySpec, Unacceptable, check_env, non_empty, without_nul};
-use gardend_controller::record::{self, ProcessId, Rlimit, RlimitResource};
+use gardend_controller::record::{self, ProcessId, ProcessImage, Rlimit, RlimitResource};
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,13 +55,17 @@ resource_limits! {
 impl ProcessSpec {
     /// The spec in the controller's words.
     pub(crate) fn into_spec(self) -> Result<record::ProcessSpec, Unacceptable> {
-        if !self.image.uri.is_empty() {
-            return Err(Unacceptable::not_available("image"));
-        }
-        if !self.bind_mounts.is_empty() {
-            let reason = "a process can have bind mounts only together with an image of its own";
-            return Err(Unacceptable::field("bind_mounts", reason));
-        }
+        let image = match (self.image.uri.is_empty(), self.bind_mounts.is_empty()) {
+            (true, true) => None,
+            (true, false) => {
+                let reason = "a process can have bind mounts only together with an image of its own";
+                return Err(Unacceptable::field("bind_mounts", reason));
+            }
+            (false, _) => {
+                let rootfs = rootfs("", &self.image.uri)?;
+                Some(ProcessImage { rootfs, bind_mounts: bind_mounts(&self.bind_mounts)? })
+            }
+        };
         if let Some(limits) = &self.limits {
             refuse_limits(limits.cpu_limits.named().into_iter().chain([limits.memory_limits.named()]))?;
         }
@@ -84,6 +88,7 @@ impl ProcessSpec {
             user: non_empty(self.user),
             rlimits: self.rlimits.asked(),
             tty: self.tty.map(|tty| tty.size().unwrap_or(record::WindowSize::DEFAULT)),
+            image,
         })
     }
 }
@@ -114,6 +119,18 @@ mod tests {
     }
 
     #[test]
+    fn an_image_comes_with_its_bind_mounts() {
+        let asked = spec(
+            r#"{"path":"sh","image":{"uri":"raw:///image"},"bind_mounts":[{"src_path":"/a","dst_path":"/b","mode":1}]}"#,
+        )
+        .unwrap();
+        let image = asked.image.unwrap();
+        assert_eq!(image.rootfs, record::RootfsSource::Raw("/image".into()));
+        assert_eq!(image.bind_mounts[0].target, std::path::Path::new("/b"));
+        assert_eq!(spec(r#"{"path":"sh","image":{}}"#).unwrap().image, None);
+    }
+
+    #[test]
     fn a_terminal_without_a_size_has_the_default_one() {
         for tty in ["{}", r#"{"window_size":null}"#, r#"{"window_size":{}}"#] {
             let asked = spec(&format!(r#"{{"path":"sh","tty":{tty}}}"#)).unwrap();
@@ -126,7 +143,8 @@ mod tests {
     fn what_cannot_be_is_refused_by_its_field() {
         for (text, part) in [
             ("{}", "path: is missing"),
-            (r#"{"path":"x","image":{"uri":"docker:///busybox"}}"#, "image is not available"),
+            (r#"{"path":"x","image":{"uri":"docker:///busybox"}}"#, "image.uri: images (docker://) are not available"),
+            (r#"{"path":"x","image":{"uri":"busybox"}}"#, "image.uri: \"busybox\" is not an absolute path"),
             (r#"{"path":"x","bind_mounts":[{}]}"#, "bind_mounts: a process can have bind mounts only"),
             (
                 r#"{"path":"x","limits":{"memory_limits":{"limit_in_bytes":5}}}"#,

@@ -46,6 +46,25 @@ impl Cgroups {
         Ok(found)
     }
 
+    /// Moves a process into the place's cgroup, in every hierarchy.
+    ///
+    /// # Errors
+    /// Where the place has no cgroup, or a hierarchy refuses.
+    pub fn enter(&self, id: &SandboxId, pid: u32) -> io::Result<()> {
+        let path = self.path(id);
+        let mut entered = false;
+        for hierarchy in hierarchies()? {
+            let procs = hierarchy.join(path.trim_start_matches('/')).join("cgroup.procs");
+            match fs::write(&procs, pid.to_string()) {
+                Ok(()) => entered = true,
+                // Not every hierarchy is one that the runtime uses.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", procs.display()))),
+            }
+        }
+        if entered { Ok(()) } else { Err(io::Error::other(format!("there is no cgroup {path}"))) }
+    }
+
     /// The place's cgroups and those below them, parents first.
     ///
     /// # Errors

@@ -51,7 +51,16 @@ impl HostMounts {
     }
 }
 
-/// A place that can be entered.
+/// A process that has unshared its mounts, and waits to be furnished.
+#[derive(Debug)]
+pub struct OwnMounts {
+    /// On the host.
+    pub pid: u32,
+    /// Of the same process.
+    pub pidfd: OwnedFd,
+}
+
+/// A place, or a process with mounts of its own, that can be entered.
 pub(super) struct Entry {
     init: OwnedFd,
     owner: Owner,
@@ -92,6 +101,36 @@ impl Entry {
         if entry.is_alive()? { Ok(entry) } else { Err(gone()) }
     }
 
+    /// Looks at a process that is in the place, but for its mount namespace, which is its own.
+    pub(super) fn of_process(place: &Path, process: &OwnMounts, map: &IdMap, host: &HostMounts) -> Result<Self> {
+        let init = InitProcess::read(place).map_err(attempting("reading a place's init.pid"))?;
+        let init = init.ok_or_else(|| failed(format!("place {} was never started", place.display())))?;
+        let privileged = same_namespace(init.pid, "user", &own("user"))?;
+        let around = Self::open(place, privileged, map, host)?;
+        let pid = process.pid;
+        let of_init = |name: &str| PathBuf::from(format!("/proc/{}/ns/{name}", init.pid));
+        if !same_namespace(pid, "user", &of_init("user"))? || !same_namespace(pid, "uts", &of_init("uts"))? {
+            return Err(failed(format!("process {pid} is not in place {}", place.display())));
+        }
+        let others = [own("mnt"), of_init("mnt")].into_iter().chain(match host {
+            HostMounts::Of(path) => Some(path.clone()),
+            HostMounts::Own => None,
+        });
+        for other in others {
+            if same_namespace(pid, "mnt", &other)? {
+                return Err(failed(format!("process {pid} has no mount namespace of its own")));
+            }
+        }
+        let init = process.pidfd.try_clone().map_err(attempting("keeping a pidfd"))?;
+        let entry = Self { init, owner: around.owner };
+        // While both live, their numbers were nobody else's above.
+        if entry.is_alive()? && around.is_alive()? {
+            Ok(entry)
+        } else {
+            Err(failed(format!("process {pid} has ended")))
+        }
+    }
+
     /// Who owns what the place's root makes.
     pub(super) fn owner(&self) -> Owner {
         self.owner
@@ -111,7 +150,7 @@ impl Entry {
             self.init.as_fd(),
             Kinds::MOUNT | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME,
         ) {
-            Err(Errno::SRCH) => Err(failed("the place's init has ended")),
+            Err(Errno::SRCH) => Err(failed("whoever is to be furnished has ended")),
             result => result.map_err(attempting("entering the place's namespaces")),
         }
     }

@@ -7,7 +7,7 @@
 //! the result, so that no place is held by it. The place itself is of no more use then.
 
 use super::beneath::{Kind, Root};
-use super::entry::{Entry, Home, HostMounts};
+use super::entry::{Entry, Home, HostMounts, OwnMounts};
 use super::error::{Result, attempting, failed, invalid};
 use super::identity;
 use super::overlay::Overlays;
@@ -43,15 +43,54 @@ pub(super) struct Furnishing {
     pub(super) overlays: Option<Arc<Overlays>>,
 }
 
-impl Furnishing {
-    /// Does it. For a thread of its own: file owner and umask are not put back.
+/// The furnishing of a single process: a root of its own in a place that is furnished already.
+pub(super) struct ProcessFurnishing {
+    pub(super) place: PathBuf,
+    pub(super) process: OwnMounts,
+    pub(super) wanted: Wanted,
+    pub(super) host: HostMounts,
+    pub(super) map: IdMap,
+}
+
+/// Does `work` and comes home. For a thread of its own: file owner and umask are not put back.
+fn and_back(work: impl FnOnce(&Home) -> Result<()>) -> Result<()> {
+    unshare_working_folder().map_err(attempting("giving the mount thread its own working folder"))?;
+    rustix::process::umask(Mode::empty());
+    let home = Home::of_this_thread()?;
+    let result = work(&home);
+    home.enter()?;
+    result
+}
+
+impl ProcessFurnishing {
+    /// Does it, on a thread of its own.
     pub(super) fn run(self, cancelled: &Cancelled) -> Result<()> {
-        unshare_working_folder().map_err(attempting("giving the mount thread its own working folder"))?;
-        rustix::process::umask(Mode::empty());
-        let home = Home::of_this_thread()?;
-        let result = self.in_all_countries(&home, cancelled);
-        home.enter()?;
-        result
+        and_back(|_| self.in_all_countries(cancelled))
+    }
+
+    fn in_all_countries(&self, cancelled: &Cancelled) -> Result<()> {
+        let entry = Entry::of_process(&self.place, &self.process, &self.map, &self.host)?;
+        let own_files = take_own_files(&identity::Files::of(&self.place))?;
+        self.host.enter()?;
+        let root = take_raw_root(&self.wanted)?.ok_or_else(|| invalid("a process's image must be named"))?;
+        let binds = self.wanted.binds.iter().map(take_bind).collect::<Result<Vec<_>>>()?;
+        cancelled.check()?;
+        entry.enter()?;
+        make_files_as(entry.owner().uid, entry.owner().gid)
+            .map_err(attempting("making files as the container's root"))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = rustix::fs::open("/", flags, Mode::empty()).map_err(attempting("opening the container's root"))?;
+        attach_root(&root, above)?;
+        fill(&root, &own_files, &self.wanted.binds, &binds, cancelled)?;
+        pivot(&root)?;
+        if entry.is_alive()? { Ok(()) } else { Err(failed("the process ended while it was being furnished")) }
+    }
+}
+
+impl Furnishing {
+    /// Does it, on a thread of its own.
+    pub(super) fn run(self, cancelled: &Cancelled) -> Result<()> {
+        and_back(|home| self.in_all_countries(home, cancelled))
     }
 
     fn in_all_countries(&self, home: &Home, cancelled: &Cancelled) -> Result<()> {
@@ -59,13 +98,10 @@ impl Furnishing {
         let owner = entry.owner();
         let hostname = identity::hostname(&self.handle);
         let files = identity::write_files(&self.place, hostname, owner)?;
-        let own_files = [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname)]
-            .into_iter()
-            .map(|(target, source)| Ok((target, take(source, Access::AsItIs)?)))
-            .collect::<Result<Vec<_>>>()?;
+        let own_files = take_own_files(&files)?;
 
         self.host.enter()?;
-        let raw = self.take_raw_root()?;
+        let raw = take_raw_root(&self.wanted)?;
         let binds = self.wanted.binds.iter().map(take_bind).collect::<Result<Vec<_>>>()?;
         cancelled.check()?;
         let root = match raw {
@@ -79,26 +115,12 @@ impl Furnishing {
 
         entry.enter()?;
         make_files_as(owner.uid, owner.gid).map_err(attempting("making files as the container's root"))?;
-        attach_root(&root)?;
-        move_system_folders(&root)?;
-        for (target, tree) in &own_files {
-            mount_own_file(&root, Path::new(target), tree)?;
-        }
-        for (bind, tree) in self.wanted.binds.iter().zip(&binds) {
-            cancelled.check()?;
-            mount_bind(&root, bind, tree.as_ref())?;
-        }
+        attach_root(&root, open_new_root()?)?;
+        fill(&root, &own_files, &self.wanted.binds, &binds, cancelled)?;
         pivot(&root)?;
         rustix::system::sethostname(hostname.as_bytes())
             .map_err(attempting(format!("setting the hostname {hostname}")))?;
         if entry.is_alive()? { Ok(()) } else { Err(failed("the place's init ended while it was being furnished")) }
-    }
-
-    fn take_raw_root(&self) -> Result<Option<Tree>> {
-        let RootfsSource::Raw(path) = &self.wanted.rootfs else { return Ok(None) };
-        // Once more: it may have gone since it was checked.
-        look_at_rootfs(path)?;
-        take(path, Access::AsItIs).map(Some)
     }
 
     fn overlay_root(&self, owner: Owner) -> Result<Tree> {
@@ -108,6 +130,42 @@ impl Furnishing {
             .ok_or_else(|| invalid("this server has no default rootfs; start gardend with --default-rootfs"))?;
         overlays.mount(&self.container, owner)
     }
+}
+
+fn take_raw_root(wanted: &Wanted) -> Result<Option<Tree>> {
+    let RootfsSource::Raw(path) = &wanted.rootfs else { return Ok(None) };
+    // Once more: it may have gone since it was checked.
+    look_at_rootfs(path)?;
+    take(path, Access::AsItIs).map(Some)
+}
+
+/// With where each is to be.
+type OwnFiles = Vec<(&'static str, Tree)>;
+
+fn take_own_files(files: &identity::Files) -> Result<OwnFiles> {
+    [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname)]
+        .into_iter()
+        .map(|(target, source)| Ok((target, take(source, Access::AsItIs)?)))
+        .collect()
+}
+
+/// All that the root shows beside its own files. `trees` go with `binds`.
+fn fill(
+    root: &Tree,
+    own_files: &OwnFiles,
+    binds: &[Bind],
+    trees: &[Option<Tree>],
+    cancelled: &Cancelled,
+) -> Result<()> {
+    move_system_folders(root)?;
+    for (target, tree) in own_files {
+        mount_own_file(root, Path::new(target), tree)?;
+    }
+    for (bind, tree) in binds.iter().zip(trees) {
+        cancelled.check()?;
+        mount_bind(root, bind, tree.as_ref())?;
+    }
+    Ok(())
 }
 
 fn take(path: &Path, access: Access) -> Result<Tree> {
@@ -145,14 +203,17 @@ fn source_error(bind: &Bind, error: &io::Error) -> NodeError {
     }
 }
 
-/// The new root is put beside the old one, once the place's mounts have lost their peers: none of
-/// the host's hears of what follows.
-fn attach_root(root: &Tree) -> Result<()> {
+fn open_new_root() -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = match rustix::fs::open(NEW_ROOT, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Err(failed(format!("the place is not blank: it has no {NEW_ROOT}"))),
-        result => result.map_err(attempting(format!("opening {NEW_ROOT} in the place")))?,
-    };
+    match rustix::fs::open(NEW_ROOT, flags, Mode::empty()) {
+        Err(Errno::NOENT) => Err(failed(format!("the place is not blank: it has no {NEW_ROOT}"))),
+        result => result.map_err(attempting(format!("opening {NEW_ROOT} in the place"))),
+    }
+}
+
+/// The new root is put on or beside the old one, once the place's mounts have lost their peers: none of
+/// the host's hears of what follows.
+fn attach_root(root: &Tree, target: OwnedFd) -> Result<()> {
     let change = MountChange { private: true, recursive: true, ..MountChange::default() };
     set_mount_attributes(CWD, c"/", &change).map_err(attempting("making the place's mounts private"))?;
     root.attach(target).map_err(attempting("attaching the container's root"))

@@ -24,11 +24,19 @@ pub(super) struct Files {
     pub(super) hostname: PathBuf,
 }
 
+impl Files {
+    /// Where they are, in a place's folder.
+    pub(super) fn of(place: &Path) -> Self {
+        let etc = place.join("etc");
+        Self { hosts: etc.join("hosts"), hostname: etc.join("hostname") }
+    }
+}
+
 /// Writes them, owned by the container's root.
 pub(super) fn write_files(place: &Path, hostname: &str, owner: Owner) -> Result<Files> {
     let etc = place.join("etc");
     let what = format!("writing {}", etc.display());
-    let files = Files { hosts: etc.join("hosts"), hostname: etc.join("hostname") };
+    let files = Files::of(place);
     (|| {
         match std::fs::create_dir(&etc) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

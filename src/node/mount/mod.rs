@@ -27,7 +27,7 @@ mod wanted;
 mod work;
 mod workshop;
 
-pub use entry::HostMounts;
+pub use entry::{HostMounts, OwnMounts};
 pub use owner::IdMap;
 
 use super::place::Folders;
@@ -35,9 +35,9 @@ use async_trait::async_trait;
 use default_rootfs::Store;
 use entry::Home;
 use error::{Result, attempting, failed};
-use furnish::Furnishing;
+use furnish::{Furnishing, ProcessFurnishing};
 use gardend_controller::ports::{NodeError, Rootfs};
-use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, SandboxId};
+use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, ProcessImage, SandboxId};
 use overlay::Overlays;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -99,6 +99,22 @@ impl MountNode {
         let overlays =
             preparing.join().map_err(|_| failed("preparing the default rootfs ended in a panic; see the log"))??;
         Ok(Self { folders, options, overlays: overlays.map(Arc::new), workers: Workers::default() })
+    }
+
+    /// Gives a process of the place a root of its own. Its mounts go with it, whatever happens.
+    ///
+    /// # Errors
+    /// `Invalid` for what cannot be had, such as an image that is missing.
+    pub async fn furnish_process(&self, sandbox: &SandboxId, process: OwnMounts, image: &ProcessImage) -> Result<()> {
+        let furnishing = ProcessFurnishing {
+            place: self.folders.place(sandbox),
+            process,
+            wanted: Wanted::of_process(image)?,
+            host: self.options.host_mounts.clone(),
+            map: self.options.id_map.clone(),
+        };
+        let furnish = move |cancelled: &work::Cancelled| furnishing.run(cancelled);
+        self.workers.run("giving a process its image", self.options.deadline, furnish).await
     }
 
     fn wanted(&self, spec: &ContainerSpec) -> Result<Wanted> {

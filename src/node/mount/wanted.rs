@@ -6,7 +6,7 @@
 
 use super::beneath::clean;
 use super::error::{Result, attempting, invalid};
-use gardend_controller::record::{BindMode, BindMount, BindOrigin, ContainerSpec, RootfsSource};
+use gardend_controller::record::{BindMode, BindMount, BindOrigin, ContainerSpec, ProcessImage, RootfsSource};
 use rustix::fs::{FileType, StatVfsMountFlags};
 use rustix::io::Errno;
 use std::os::unix::ffi::OsStrExt;
@@ -51,6 +51,12 @@ impl Wanted {
         let mut binds = spec.bind_mounts.iter().map(Bind::of).collect::<Result<Vec<_>>>()?;
         binds.sort_by_key(|bind| bind.target.components().count());
         Ok(Self { rootfs: spec.rootfs.clone(), binds })
+    }
+
+    /// Reads what a process asks for; looks at no file.
+    pub(super) fn of_process(image: &ProcessImage) -> Result<Self> {
+        let (rootfs, bind_mounts) = (image.rootfs.clone(), image.bind_mounts.clone());
+        Self::of(&ContainerSpec { rootfs, bind_mounts, ..ContainerSpec::default() }, DefaultRootfs::NotSet)
     }
 
     /// Looks whether what it names on the host is there, in the calling thread's mount namespace.

@@ -15,6 +15,7 @@
 mod adopt;
 mod ends;
 mod entry;
+mod image;
 pub mod lane;
 mod link;
 mod pid;
@@ -27,12 +28,15 @@ use adopt::{Inner, LinkState};
 use async_trait::async_trait;
 use ends::Ends;
 use entry::Process;
+use garden_init::wire;
 use garden_init::wire::Request;
 use gardend_controller::ports::{
     NodeError, NodeErrorKind, OutputStream, ProcessEvent, ProcessSeen, Processes, ReaderId, Signal, SpawnError, Streams,
 };
-use gardend_controller::record::{ProcessSpec, ProcessUid, SandboxId, WindowSize};
+use gardend_controller::record::{ProcessImage, ProcessSpec, ProcessUid, SandboxId, WindowSize};
+pub use image::Images;
 use link::{Link, Pending};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -89,6 +93,7 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 #[derive(Clone)]
 pub struct ProcessNode {
     inner: Arc<Inner>,
+    images: Option<Arc<Images>>,
 }
 
 impl ProcessNode {
@@ -97,7 +102,13 @@ impl ProcessNode {
     /// # Errors
     /// Where not even /dev/null can be opened.
     pub fn new(folders: Folders, options: Options) -> std::io::Result<Self> {
-        Inner::new(folders, options).map(|inner| Self { inner })
+        Inner::new(folders, options).map(|inner| Self { inner, images: None })
+    }
+
+    /// The same, with processes that have an image of their own.
+    #[must_use]
+    pub fn with_images(self, images: Images) -> Self {
+        Self { images: Some(Arc::new(images)), ..self }
     }
 
     /// Bytes of a process's output that had to be dropped because nobody read them in time.
@@ -112,31 +123,75 @@ impl ProcessNode {
         request: &[u8],
         spec: &ProcessSpec,
     ) -> Result<u32, SpawnError> {
-        let gone = |reason: String| SpawnError::InitGone { reason };
+        let (ends, theirs) = self.ends(link, spec)?;
+        let fds: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
+        let answered = ask(link, spec::key(process), ends, request, &fds).await?;
+        drop(theirs);
+        self.answer(link, spec::key(process), answered, spec).await
+    }
+
+    /// A process with an image of its own is made here, and given to its init.
+    async fn start_with_image(
+        &self,
+        link: &Arc<Link>,
+        sandbox: &SandboxId,
+        process: &ProcessUid,
+        wanted: wire::SpawnSpec,
+        (spec, image): (&ProcessSpec, &ProcessImage),
+    ) -> Result<u32, SpawnError> {
+        let images =
+            self.images.as_ref().ok_or_else(|| SpawnError::Other("this node gives processes no images".into()))?;
+        let has_terminal = spec.tty.is_some();
+        let (ends, theirs) = self.ends(link, spec)?;
+        // Of each pipe's two ends the first is the process's; a relay is all its init's.
+        let (own, inits): (Vec<_>, Vec<_>) =
+            theirs.into_iter().enumerate().partition(|(index, _)| !has_terminal && index % 2 == 0);
+        let bare = |ends: Vec<(usize, OwnedFd)>| ends.into_iter().map(|(_, end)| end).collect::<Vec<_>>();
+        let (own, inits) = (bare(own), bare(inits));
+        let (status, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| {
+                SpawnError::Other(format!("no socket can be made for process {:?}: {error}", spec.path))
+            })?;
+        let waiting = images.make(sandbox, image, wanted, &far, &own).await?;
+        drop((far, own));
+        let key = spec::key(process);
+        let request =
+            wire::encode(&Request::Adopt { key, pid: waiting.inside, has_terminal }).map_err(spec::encoding)?;
+        let fds: Vec<BorrowedFd<'_>> =
+            [waiting.pidfd.as_fd(), status.as_fd()].into_iter().chain(inits.iter().map(AsFd::as_fd)).collect();
+        let answered = ask(link, key, ends, &request, &fds).await?;
+        drop((status, inits));
+        let pid = self.answer(link, key, answered, spec).await?;
+        waiting.handed_over();
+        Ok(pid)
+    }
+
+    fn ends(&self, link: &Link, spec: &ProcessSpec) -> Result<(Ends, Vec<OwnedFd>), SpawnError> {
         let options = &self.inner.options;
         let made = match spec.tty {
             None => Ends::pipes(options.output_pipe_bytes, options.input_pipe_bytes),
             Some(_) => Ends::relay(options.output_pipe_bytes),
         };
-        let (ends, theirs) = made
-            .and_then(|(ends, theirs)| ends::give(&theirs, link.owner()).map(|()| (ends, theirs)))
-            .map_err(|error| SpawnError::Other(format!("no pipes can be made for process {:?}: {error}", spec.path)))?;
-        let key = spec::key(process);
-        let (answer, answered) = oneshot::channel();
-        link.expect_spawn(key, Pending { ends, answer, overdue: false }).map_err(gone)?;
-        let fds: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
-        if let Err(reason) = link.send_encoded(request, &fds).await {
-            link.take_spawn(key);
-            return Err(gone(reason));
-        }
-        drop(theirs);
-        match timeout(options.spawn_deadline, answered).await {
+        made.and_then(|(ends, theirs)| ends::give(&theirs, link.owner()).map(|()| (ends, theirs)))
+            .map_err(|error| SpawnError::Other(format!("no pipes can be made for process {:?}: {error}", spec.path)))
+    }
+
+    async fn answer(
+        &self,
+        link: &Link,
+        key: wire::ProcessKey,
+        answered: oneshot::Receiver<Result<u32, wire::SpawnFailure>>,
+        spec: &ProcessSpec,
+    ) -> Result<u32, SpawnError> {
+        let gone = |reason: String| SpawnError::InitGone { reason };
+        let deadline = self.inner.options.spawn_deadline;
+        match timeout(deadline, answered).await {
             Ok(Ok(Ok(pid))) => Ok(pid),
             Ok(Ok(Err(failure))) => Err(spec::refusal(failure, spec)),
             Ok(Err(_)) => Err(gone(link.gone().unwrap_or_else(|| "its connection is gone".into()))),
             Err(_) => {
                 link.give_up_spawn(key);
-                Err(gone(format!("no answer within {:?}", options.spawn_deadline)))
+                Err(gone(format!("no answer within {deadline:?}")))
             }
         }
     }
@@ -172,8 +227,13 @@ impl Processes for ProcessNode {
         env: &[String],
         spec: &ProcessSpec,
     ) -> Result<u32, SpawnError> {
+        let link = || self.inner.link(sandbox).map_err(|error| SpawnError::InitGone { reason: error.message });
+        if let Some(image) = &spec.image {
+            let wanted = spec::wanted(env, spec)?;
+            return self.start_with_image(&link()?, sandbox, process, wanted, (spec, image)).await;
+        }
         let request = spec::request(spec::key(process), env, spec)?;
-        let link = self.inner.link(sandbox).map_err(|error| SpawnError::InitGone { reason: error.message })?;
+        let link = link()?;
         self.start(&link, process, &request, spec).await
     }
 
@@ -271,6 +331,24 @@ impl Streams for ProcessNode {
     async fn retain(&self, processes: &[ProcessUid]) {
         self.inner.retain(processes).await;
     }
+}
+
+/// Asks an init for a process; where its answer will come.
+async fn ask(
+    link: &Link,
+    key: wire::ProcessKey,
+    ends: Ends,
+    request: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> Result<oneshot::Receiver<Result<u32, wire::SpawnFailure>>, SpawnError> {
+    let gone = |reason: String| SpawnError::InitGone { reason };
+    let (answer, answered) = oneshot::channel();
+    link.expect_spawn(key, Pending { ends, answer, overdue: false }).map_err(gone)?;
+    if let Err(reason) = link.send_encoded(request, fds).await {
+        link.take_spawn(key);
+        return Err(gone(reason));
+    }
+    Ok(answered)
 }
 
 fn number(signal: Signal) -> i32 {

@@ -28,6 +28,22 @@ const RESOURCES: [(RlimitResource, libc::__rlimit_resource_t, &str); 15] = [
 /// # Errors
 /// What cannot be asked for.
 pub fn request(key: ProcessKey, env: &[String], spec: &ProcessSpec) -> Result<Vec<u8>, SpawnError> {
+    wire::encode(&Request::Spawn { key, spec: wanted(env, spec)? }).map_err(encoding)
+}
+
+/// A request that cannot be encoded.
+pub fn encoding(error: WireError) -> SpawnError {
+    match error {
+        WireError::TooLarge { bytes, limit } => SpawnError::TooLarge { bytes, limit },
+        other => SpawnError::Other(other.to_string()),
+    }
+}
+
+/// The process in an init's words.
+///
+/// # Errors
+/// What cannot be asked for.
+pub fn wanted(env: &[String], spec: &ProcessSpec) -> Result<SpawnSpec, SpawnError> {
     let texts = [&spec.path].into_iter().chain(&spec.args).chain(env).chain(&spec.env).chain(&spec.dir);
     if texts.into_iter().chain(&spec.user).any(|text| text.contains('\0')) {
         return Err(SpawnError::Other(format!(
@@ -37,7 +53,7 @@ pub fn request(key: ProcessKey, env: &[String], spec: &ProcessSpec) -> Result<Ve
     }
     let bytes = |text: &String| text.clone().into_bytes();
     let number = |resource| RESOURCES.iter().find(|(known, ..)| *known == resource).map(|(_, number, _)| *number);
-    let wanted = SpawnSpec {
+    Ok(SpawnSpec {
         path: bytes(&spec.path),
         args: spec.args.iter().map(bytes).collect(),
         env: env.iter().chain(&spec.env).map(bytes).collect(),
@@ -47,10 +63,6 @@ pub fn request(key: ProcessKey, env: &[String], spec: &ProcessSpec) -> Result<Ve
         tty: spec.tty.map(|size| (size.columns, size.rows)),
         // All that the place's init itself has.
         capabilities: u64::MAX,
-    };
-    wire::encode(&Request::Spawn { key, spec: wanted }).map_err(|error| match error {
-        WireError::TooLarge { bytes, limit } => SpawnError::TooLarge { bytes, limit },
-        other => SpawnError::Other(other.to_string()),
     })
 }
 
@@ -116,7 +128,8 @@ pub fn status(exit: Exit) -> ExitStatus {
     }
 }
 
-fn words(errno: i32) -> String {
+/// An errno, as people know it.
+pub fn words(errno: i32) -> String {
     let known = match errno {
         libc::EACCES => "permission denied",
         libc::ENOEXEC => "exec format error",
