@@ -286,3 +286,35 @@ fn in_a_user_namespace_users_folders_streams_and_terminals_are_the_same() {
     assert_eq!(client.output(&user("alice", "echo by name > /proc/self/fd/1")), "by name\n");
     assert_eq!(client.output(&user("", "echo by name > /proc/self/fd/1")), "by name\n");
 }
+
+#[test]
+fn a_process_that_is_no_child_of_its_own_is_not_adopted() {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+    use std::os::fd::AsFd;
+    let place = Place::start();
+    let mut client = place.client();
+    let before = place.init_fds();
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let (status, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    for (number, has_terminal, streams) in [(1, false, 3), (2, true, 2), (3, false, 2), (4, true, 3), (5, false, 0)] {
+        let key = garden_init::wire::ProcessKey([number; 16]);
+        let fds = [own.as_fd(), status.as_fd()].into_iter().chain((0..streams).map(|_| pipe.as_fd()));
+        client.send(&Request::Adopt { key, pid: 7, has_terminal }, &fds.collect::<Vec<_>>());
+        let error = client.wait_for(|event, _| match event {
+            Event::SpawnFailed { key: failed, error } if *failed == key => Some(error.clone()),
+            _ => None,
+        });
+        match streams + usize::from(has_terminal) {
+            3 => assert!(matches!(&error, SpawnFailure::System { call, .. } if call == "adopt"), "{error:?}"),
+            _ => assert!(matches!(&error, SpawnFailure::Malformed { .. }), "{error:?}"),
+        }
+    }
+    drop(status);
+    // It was not told to go on, and nothing of what came along is kept.
+    let end = garden_init::packet::recv(far.as_fd(), &mut Vec::new());
+    assert!(matches!(end, Ok(garden_init::packet::Packet::End)), "{end:?}");
+    assert!(until(|| (place.init_fds() == before).then_some(())).is_some(), "{} descriptors", place.init_fds());
+    assert_eq!(client.output(&spec("echo fine")), "fine\n");
+}

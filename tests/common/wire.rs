@@ -124,6 +124,11 @@ impl Garden {
         if terminal {
             spec["tty"] = json!({});
         }
+        self.run_spec(handle, &spec)
+    }
+
+    /// Starts what the spec says.
+    pub fn run_spec(self, handle: &str, spec: &Value) -> Result<Attached, Refusal> {
         let (_, _, reader) = self.ask("POST", &format!("/containers/{handle}/processes"), &spec.to_string())?;
         Attached::new(self, handle, reader)
     }

@@ -171,6 +171,60 @@ fn fifty_processes_survive_kills_of_gardend_with_every_byte_and_status() {
 }
 
 #[test]
+fn processes_with_images_of_their_own_survive_kills_and_starts_that_were_cut_off_leave_nothing() {
+    let mut server = Server::start(&["--pool-size", "0"]);
+    let container = containers(&server, 1).remove(0);
+    let handle = container.handle.clone();
+    let image = rootfs::unprivileged(&server.scratch().join("image"));
+    let spec = |id: &str, script: &str, terminal: bool| {
+        let mut spec = serde_json::json!({
+            "id": id, "path": "/bin/sh", "args": ["-c", script], "image": { "uri": format!("raw://{}", image.display()) },
+        });
+        if terminal {
+            spec["tty"] = serde_json::json!({});
+        }
+        spec
+    };
+    let mut following = Vec::new();
+    for (process, terminal) in [("pipes", false), ("terminal", true)] {
+        let attached = server.garden.run_spec(&handle, &spec(process, COUNTER, terminal)).expect("a counter");
+        let process = attached.process.clone();
+        following.push(follow(Counter { handle: handle.clone(), process, terminal, received: Vec::new() }, attached));
+    }
+    for round in 0..5 {
+        let garden = server.garden;
+        std::thread::scope(|scope| {
+            // Starts that are on their way when gardend dies, each a little further.
+            for number in 0..4 {
+                let (spec, handle) = (spec(&format!("cut{round}-{number}"), "sleep 1000", false), &handle);
+                scope.spawn(move || drop(garden.run_spec(handle, &spec)));
+            }
+            std::thread::sleep(Duration::from_millis(4 + 7 * round));
+            server.kill();
+        });
+        let counters: Vec<Counter> = following.drain(..).map(|thread| thread.join().expect("a reader").0).collect();
+        server.restart();
+        for counter in counters {
+            let attached = server.garden.attach(&counter.handle, &counter.process).expect("it runs");
+            following.push(follow(counter, attached));
+        }
+    }
+    // What runs is what is known: nothing was started behind anybody's back.
+    let known = runs(server.garden, &handle);
+    let sleeping = known.iter().filter(|id| id.starts_with("cut")).count();
+    let (_, seen) = server.garden.output(&handle, "pidof sleep | wc -w").expect("a process");
+    assert_eq!(seen.trim().parse::<usize>().expect("a number"), sleeping, "{known:?}");
+    touch(&image.join("stop"));
+    for thread in following {
+        let (counter, mut attached) = thread.join().expect("a reader");
+        assert_eq!(attached.status().expect("its status"), 0, "{}", counter.process);
+        counter.check();
+    }
+    server.garden.destroy(&handle).expect("a destroy");
+    crate::census::settles(&server, 0, 0);
+}
+
+#[test]
 fn containers_properties_and_ids_are_as_before_after_a_kill() {
     let mut server = Server::start(&["--pool-size", "1"]);
     let containers = containers(&server, 2);
