@@ -16,8 +16,6 @@ macro_rules! missing {
 }
 
 missing!(
-    stream_in,
-    stream_out,
     bandwidth_limits,
     cpu_limits,
     disk_limits,
