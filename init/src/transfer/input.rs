@@ -64,15 +64,8 @@ impl Input {
 
     /// Reads to the end, so that whoever sends is not cut off, and that a sum at the end is checked.
     pub fn drain(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(pipe) => drain(pipe),
-            Self::Gzip(packed) => drain(packed),
-        }
+        io::copy(self, &mut io::sink()).map(drop)
     }
-}
-
-fn drain(from: &mut impl Read) -> io::Result<()> {
-    io::copy(from, &mut io::sink()).map(drop)
 }
 
 impl Read for Input {
