@@ -25,7 +25,8 @@ async fn exchange(server: &Server, request: &[u8]) -> String {
 }
 
 fn chunked(head: &str, parts: &[&[u8]], end: &[u8]) -> Vec<u8> {
-    let mut request = format!("{head}\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
+    let mut request =
+        format!("{head}\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
     for part in parts {
         request.extend(format!("{:x}\r\n", part.len()).bytes());
         request.extend_from_slice(part);
@@ -36,7 +37,8 @@ fn chunked(head: &str, parts: &[&[u8]], end: &[u8]) -> Vec<u8> {
 }
 
 const PUT: &str = "PUT /containers/c/files?user=root&destination=%2Fa%20folder HTTP/1.1";
-const GET: &str = "GET /containers/c/files?user=root&source=%2Fa%20folder%2F HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+const GET: &str =
+    "GET /containers/c/files?user=root&source=%2Fa%20folder%2F HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 async fn with_container() -> Server {
     let server = Server::start().await;
@@ -67,7 +69,8 @@ async fn a_stream_goes_in_chunked_and_comes_out_the_same() {
 async fn a_stream_with_a_length_goes_in() {
     let server = with_container().await;
     let sent = stream(1000);
-    let mut request = format!("{PUT}\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", sent.len()).into_bytes();
+    let mut request =
+        format!("{PUT}\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", sent.len()).into_bytes();
     request.extend(sent);
     assert!(exchange(&server, &request).await.starts_with("HTTP/1.1 200 "));
 }

@@ -33,12 +33,7 @@ impl Controller {
     ///
     /// # Errors
     /// [`Error::StreamIn`] where it cannot begin; [`Error::NotReady`].
-    pub async fn stream_in(
-        &self,
-        handle: &str,
-        user: &str,
-        destination: &str,
-    ) -> Result<(OwnedFd, Transfer), Error> {
+    pub async fn stream_in(&self, handle: &str, user: &str, destination: &str) -> Result<(OwnedFd, Transfer), Error> {
         let _pass = self.shared.gate.enter()?;
         let (busy, sandbox) = self.place_for_files(handle)?;
         let stream = self.shared.node.files.stream_in(&sandbox, user, destination).await;

@@ -22,8 +22,7 @@ struct Transfer {
 
 fn begin(client: &Client, direction: Direction, user: &str, path: &str) -> Transfer {
     let (reading, writing) = std::io::pipe().unwrap();
-    let (report, far) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let (report, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let (ours, theirs): (OwnedFd, OwnedFd) = match direction {
         Direction::In => (writing.into(), reading.into()),
         Direction::Out => (reading.into(), writing.into()),
@@ -199,7 +198,9 @@ fn another_user_unpacks_files_of_its_own_into_folders_that_are_made_for_it() {
     // Below root's own folder, which alice cannot pass.
     unpack_as(&client, "alice", "/root/a/b", &stream).unwrap();
     unpack_as(&client, "alice", "here", &stream).unwrap();
-    for (path, mode) in [("/root/a", 0o755), ("/root/a/b", 0o755), ("/root/a/b/program", 0o755), ("/home/alice/here/program", 0o755)] {
+    for (path, mode) in
+        [("/root/a", 0o755), ("/root/a/b", 0o755), ("/root/a/b/program", 0o755), ("/home/alice/here/program", 0o755)]
+    {
         let seen = fs::metadata(place.path(path)).unwrap();
         assert_eq!((seen.uid(), seen.gid(), seen.mode() & 0o7777), (1000, 100, mode), "{path}");
     }
@@ -408,7 +409,10 @@ fn links_lead_nowhere_but_into_the_container() {
         assert!(!Path::new("/tmp").join(name).exists());
     }
     fs::write(folder.path().join("secret"), "the host's").unwrap();
-    assert!(matches!(pack_as(&client, "", "/links/out/secret"), Err(TransferFailure::File { errno: libc::ENOENT, .. })));
+    assert!(matches!(
+        pack_as(&client, "", "/links/out/secret"),
+        Err(TransferFailure::File { errno: libc::ENOENT, .. })
+    ));
     for name in ["../x", "a/../../x", "/.."] {
         let mut stream = Vec::new();
         let entry = garden_init::tar::Entry::new(garden_init::tar::Kind::File, name.into());
@@ -598,7 +602,8 @@ fn a_hundred_thousand_files_take_no_more_memory_than_one() {
     stream.write_all(&garden_init::tar::END).unwrap();
     drop(stream);
     transfer.result().unwrap();
-    let counted: usize = (0..100).map(|folder| fs::read_dir(place.path(&format!("/many/{folder}"))).unwrap().count()).sum();
+    let counted: usize =
+        (0..100).map(|folder| fs::read_dir(place.path(&format!("/many/{folder}"))).unwrap().count()).sum();
     assert_eq!(counted, 100_000);
     let mut transfer = begin(&client, Direction::Out, "", "/many");
     assert_eq!(transfer.next(), Some(TransferReport::Ready));

@@ -33,7 +33,9 @@ impl Transfers {
         });
         match child {
             Ok(child) => self.running.push((child.pid, child.pidfd)),
-            Err(error) => transfer::refuse(report.as_fd(), failed("clone", error.raw_os_error().unwrap_or(libc::EAGAIN))),
+            Err(error) => {
+                transfer::refuse(report.as_fd(), failed("clone", error.raw_os_error().unwrap_or(libc::EAGAIN)))
+            }
         }
     }
 

@@ -8,8 +8,8 @@ mod signal;
 mod socket;
 
 pub use process::{
-    ExecImage, Reaped, close_all_but, fork, fork_apart, is_childless, limit, reap, reap_apart, set_file_owner, set_limit,
-    trim_memory,
+    ExecImage, Reaped, close_all_but, fork, fork_apart, is_childless, limit, reap, reap_apart, set_file_owner,
+    set_limit, trim_memory,
 };
 pub use signal::{ChildSignals, MAX_SIGNAL, Target, kill, restore_signals, take_signals};
 pub use socket::{peer_pid, recv, send};

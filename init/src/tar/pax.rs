@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn records_say_what_the_header_cannot() {
-        let all = taken(b"12 path=a/b\n16 size=1234567\n10 uid=70\n14 mtime=1.25\n9 foo=x\n").unwrap();
+        let all = taken(b"12 path=a/b\n16 size=1234567\n10 uid=70\n14 mtime=1.25\n8 foo=x\n").unwrap();
         assert_eq!(all.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!((all.size, all.uid, all.gid), (Some(1_234_567), Some(70), None));
         assert_eq!(all.mtime, Some(Time { seconds: 1, nanoseconds: 250_000_000 }));

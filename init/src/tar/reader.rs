@@ -54,7 +54,11 @@ impl<R: Read> Reader<R> {
             }
             let header = Header(&block);
             if header.is_zero() {
-                return if is_extended { Err(TarError::Truncated("a member: its header is missing")) } else { Ok(None) };
+                return if is_extended {
+                    Err(TarError::Truncated("a member: its header is missing"))
+                } else {
+                    Ok(None)
+                };
             }
             if !header.has_right_checksum() {
                 return Err(if at == 0 { TarError::NotTar(guess(&block)) } else { TarError::Checksum(at) });

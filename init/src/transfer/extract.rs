@@ -6,7 +6,7 @@ use crate::tar::{Entry, Kind, Reader, Segment, Time};
 use crate::wire::TransferFailure;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, fchmod,
-    fchown, fsetxattr, ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, seek, statat, symlinkat,
+    fchown, fsetxattr, fstat, ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, seek, statat, symlinkat,
     unlinkat, utimensat,
 };
 use rustix::fs::{SeekFrom, chmodat};
@@ -152,8 +152,7 @@ impl Unpacking {
 
     fn new_file(&self, path: &CStr, entry: &Entry) -> rustix::io::Result<OwnedFd> {
         let always = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // No more than its owner may look in before it is whole.
-        let mode = Mode::from_raw_mode(entry.mode & 0o700 | 0o600);
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
         match in_place(path, || openat(CWD, path, always | OFlags::CREATE | OFlags::EXCL, mode)) {
             // A file that is mounted there (/etc/hosts is) can be written to but not removed.
             Err(Errno::BUSY) => openat(CWD, path, always | OFlags::TRUNC, Mode::empty()),
@@ -203,16 +202,23 @@ impl Unpacking {
         Ok(())
     }
 
-    /// Owner, attributes, mode and time, each of which would undo one before.
+    /// Owner, attributes, mode and time, each of which would undo one before. What is right already
+    /// is left: each change is one more in the file system's journal.
     fn dress(&self, what: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
-        if self.is_root {
+        let seen = fstat(what).map_err(|error| file("look at", &entry.path, error))?;
+        let mut has_mode = seen.st_mode & 0o7777 == self.mode(entry).as_raw_mode();
+        if self.is_root && (u64::from(seen.st_uid), u64::from(seen.st_gid)) != (entry.uid, entry.gid) {
             let (uid, gid) = owner(entry);
             tolerated(fchown(what, uid, gid)).map_err(|error| file("change the owner of", &entry.path, error))?;
+            // A new owner takes away the bits that let a program run as it.
+            has_mode &= entry.mode & SET_ID == 0;
         }
         for (name, value) in &entry.xattrs {
             self.set_xattr(what, entry, name, value)?;
         }
-        fchmod(what, self.mode(entry)).map_err(|error| file("change the mode of", &entry.path, error))?;
+        if !has_mode {
+            fchmod(what, self.mode(entry)).map_err(|error| file("change the mode of", &entry.path, error))?;
+        }
         futimens(what, &times(entry.mtime)).map_err(|error| file("set the time of", &entry.path, error))
     }
 

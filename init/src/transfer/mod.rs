@@ -63,8 +63,8 @@ fn attempt(spec: &TransferSpec, stream: OwnedFd, report: BorrowedFd<'_>, inherit
         Direction::In => (absolute(&spec.path, &account), Vec::new()),
         Direction::Out => divided(&spec.path, &account),
     };
-    let folder = CString::new(folder)
-        .map_err(|_| TransferFailure::Malformed { reason: "a NUL byte in the path".into() })?;
+    let folder =
+        CString::new(folder).map_err(|_| TransferFailure::Malformed { reason: "a NUL byte in the path".into() })?;
     if spec.direction == Direction::In {
         ensure_folder(&folder, &account, &inheritance.privileges)
             .map_err(|error| file("make the folder", folder.to_bytes(), error))?;

@@ -65,7 +65,9 @@ pub(crate) async fn stream_in(State(garden): State<Garden>, names: Names, query:
             Err(Refusal::bad_request(message))
         }
         (_, Err(error)) => Err(error.into()),
-        (_, Ok(())) => Err(GardenError::plain("error streaming in: the container took only a part of the stream").into()),
+        (_, Ok(())) => {
+            Err(GardenError::plain("error streaming in: the container took only a part of the stream").into())
+        }
     }
 }
 

@@ -175,7 +175,8 @@ mod tests {
     #[tokio::test]
     async fn whatever_comes_instead_of_a_report_is_an_error() {
         for bytes in [&b"\x01\x09"[..], b"\x07", &[1; 9000]] {
-            let (report, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+            let (report, far) =
+                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
             unblock(&report).unwrap();
             let socket = sys::watch(report, Interest::READABLE).unwrap();
             let mut reports = Reports { socket, user: String::new() };
