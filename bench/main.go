@@ -91,6 +91,7 @@ func run(rounds, live int) (missed bool, err error) {
 	steps := []func() error{
 		func() error { return b.inTurns(rounds, floor, cold, warm) },
 		func() error { return b.output(cold, 8) },
+		func() error { return b.files(cold, 12) },
 		func() error { return b.crowd("8 clients create 100, pool 0", cold, 8, 100) },
 		func() error { return b.crowd("8 clients create 12, out of a pool of 12", warm, 8, 12) },
 		func() error { return b.manyLive(cold, live, rounds) },

@@ -70,7 +70,8 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         sandboxes,
         rootfs: Arc::new(rootfs),
         processes: Arc::new(processes.clone()),
-        streams: Arc::new(processes),
+        streams: Arc::new(processes.clone()),
+        files: Arc::new(processes),
     };
     let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;
 

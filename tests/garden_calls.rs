@@ -139,8 +139,6 @@ async fn a_call_that_this_version_does_not_have_says_so_by_its_name() {
     let server = Server::start().await;
     server.create("c").await;
     for (method, path, name) in [
-        ("PUT", "files?user=root&destination=/", "stream_in"),
-        ("GET", "files?user=root&source=/", "stream_out"),
         ("GET", "limits/bandwidth", "bandwidth_limits"),
         ("GET", "limits/cpu", "cpu_limits"),
         ("GET", "limits/disk", "disk_limits"),

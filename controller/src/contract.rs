@@ -5,9 +5,10 @@
 //! nothing behind where none is. [`check_all`] runs them one after the other.
 
 use crate::options::Node;
-use crate::ports::{NodeErrorKind, OutputStream, ProcessEvent, ReaderId, Signal, SpawnError};
+use crate::ports::{FileStream, FilesError, NodeErrorKind, OutputStream, ProcessEvent, ReaderId, Signal, SpawnError};
 use crate::record::{ContainerSpec, ContainerUid, ExitStatus, Handle, ProcessSpec, ProcessUid, SandboxId, SandboxKind};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -132,6 +133,10 @@ pub async fn check_all(contract: &Contract) {
     input_arrives_and_ends(contract).await;
     unknown_readers_and_processes_end_at_once(contract).await;
     killing_a_place_ends_everything_in_it(contract).await;
+    files_that_were_streamed_in_come_out_again(contract).await;
+    files_that_cannot_be_streamed_are_refused_before_any_byte(contract).await;
+    a_stream_that_is_none_is_an_error(contract).await;
+    a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract).await;
 }
 
 /// `ensure`, `kill` and `remove` are idempotent, and a list says how each place is.
@@ -370,5 +375,134 @@ pub async fn killing_a_place_ends_everything_in_it(contract: &Contract) {
     let (output, ()) = tokio::join!(output(contract, &uid, reader, OutputStream::Stdout), killing);
     assert_eq!(output, "");
     node.processes.occupied(&place.id).await.expect_err("nothing answers in a dead place");
+    place.remove().await;
+}
+
+/// A tar stream with one file of this name and content.
+fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0_u8; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    let size = format!("{:011o}", content.len());
+    let fields: [(usize, &[u8]); 7] = [
+        (100, b"0000644"),
+        (108, b"0000000"),
+        (116, b"0000000"),
+        (124, size.as_bytes()),
+        (136, b"00000000000"),
+        (148, b"        "),
+        (156, b"0"),
+    ];
+    for (at, text) in fields {
+        header[at..at + text.len()].copy_from_slice(text);
+    }
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut stream = [&header[..], content].concat();
+    stream.resize(stream.len().next_multiple_of(512) + 1024, 0);
+    stream
+}
+
+/// The pipe, as something that blocks.
+fn blocking(pipe: OwnedFd) -> std::io::PipeWriter {
+    std::io::PipeWriter::from(pipe)
+}
+
+/// Writes all of it, as far as it is taken, and closes the pipe.
+async fn stream_into(stream: FileStream, bytes: Vec<u8>) -> Result<(), FilesError> {
+    let mut pipe = blocking(stream.pipe);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match pipe.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                // Nobody takes more: the outcome says why.
+                Err(_) => return,
+            }
+        }
+    });
+    writing.await.expect("it is written");
+    stream.outcome.await
+}
+
+async fn all_of(stream: FileStream) -> (Vec<u8>, Result<(), FilesError>) {
+    let mut pipe = std::io::PipeReader::from(stream.pipe);
+    let reading = tokio::task::spawn_blocking(move || {
+        let (mut bytes, mut chunk) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            match pipe.read(&mut chunk) {
+                Ok(0) => return bytes,
+                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    let bytes = reading.await.expect("it is read");
+    (bytes, stream.outcome.await)
+}
+
+/// As often as is asked.
+pub async fn files_that_were_streamed_in_come_out_again(contract: &Contract) {
+    let place = contract.place().await;
+    let files = &contract.node.files;
+    let content = vec![b'x'; 100_000];
+    let stream = files.stream_in(&place.id, "", "/contract/new").await.expect("it begins");
+    stream_into(stream, tar_of("name", &content)).await.expect("it is unpacked");
+    for user in ["", "root"] {
+        let stream = files.stream_out(&place.id, user, "/contract/new/").await.expect("it begins");
+        let (bytes, outcome) = all_of(stream).await;
+        outcome.expect("it is whole");
+        assert!(bytes.len() % 512 == 0 && bytes.ends_with(&[0; 1024]), "it is a tar stream");
+        assert!(bytes.windows(content.len()).any(|part| part == content), "the content is in it");
+    }
+    place.remove().await;
+}
+
+/// With the reason.
+pub async fn files_that_cannot_be_streamed_are_refused_before_any_byte(contract: &Contract) {
+    let place = contract.place().await;
+    let files = &contract.node.files;
+    let missing = files.stream_out(&place.id, "", "/contract/missing").await.err().expect("it is not there");
+    assert!(matches!(&missing, FilesError::File { reason, .. } if reason == "No such file or directory"), "{missing}");
+    for direction in ["in", "out"] {
+        let refused = match direction {
+            "in" => files.stream_in(&place.id, "no-such-user", "/contract").await.err(),
+            _ => files.stream_out(&place.id, "no-such-user", "/").await.err(),
+        };
+        assert_eq!(refused, Some(FilesError::UnknownUser { user: "no-such-user".into() }), "{direction}");
+    }
+    let nowhere = files.stream_in(&SandboxId::generate(), "", "/").await.err().expect("there is no such place");
+    assert!(matches!(nowhere, FilesError::NoAnswer { .. }), "{nowhere}");
+    place.remove().await;
+}
+
+/// Also one that ends early.
+pub async fn a_stream_that_is_none_is_an_error(contract: &Contract) {
+    let place = contract.place().await;
+    let files = &contract.node.files;
+    let whole = tar_of("name", &[b'x'; 5000]);
+    for bytes in [vec![b'x'; 200_000], whole[..3000].to_vec(), Vec::new()] {
+        let stream = files.stream_in(&place.id, "", "/contract").await.expect("it begins");
+        let failed = stream_into(stream, bytes).await.expect_err("it is broken");
+        assert!(matches!(failed, FilesError::Stream(_)), "{failed}");
+    }
+    place.remove().await;
+}
+
+/// Killing the place ends it with an error.
+pub async fn a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract: &Contract) {
+    let place = contract.place().await;
+    let node = &contract.node;
+    let FileStream { pipe, outcome } = node.files.stream_in(&place.id, "", "/contract").await.expect("it begins");
+    let mut pipe = blocking(pipe);
+    pipe.write_all(&tar_of("name", b"")[..512]).expect("it is taken");
+    assert!(!node.processes.occupied(&place.id).await.expect("its init answers"));
+    node.sandboxes.kill(&place.id).await.expect("it is killed");
+    node.processes.disconnect(&place.id).await;
+    drop(pipe);
+    let ended = outcome.await.expect_err("it was not whole");
+    assert!(matches!(ended, FilesError::Killed | FilesError::Stream(_)), "{ended}");
     place.remove().await;
 }

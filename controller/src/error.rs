@@ -1,6 +1,6 @@
 //! What the controller answers when it cannot do what a client asked.
 
-use crate::ports::{NodeError, SpawnError};
+use crate::ports::{FilesError, NodeError, SpawnError};
 use crate::record::{Handle, InvalidName, ProcessId, Stage};
 
 /// Why a request was refused or failed. Its text is shown to clients.
@@ -65,6 +65,12 @@ pub enum Error {
     /// A process did not start.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// Files did not get into a container, or not all of them.
+    #[error("error streaming in: {0}")]
+    StreamIn(FilesError),
+    /// Files did not get out of a container.
+    #[error("error streaming out: {0}")]
+    StreamOut(FilesError),
     /// The node failed at something else.
     #[error(transparent)]
     Node(#[from] NodeError),

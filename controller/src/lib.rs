@@ -20,6 +20,7 @@ mod destroy;
 pub mod error;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
+mod files;
 mod grace;
 pub mod ledger;
 mod options;
@@ -39,6 +40,7 @@ mod timers;
 
 pub use attachment::{Attachment, Output};
 pub use error::Error;
+pub use files::Transfer;
 pub use ledger::{Ledger, LedgerError};
 pub use options::{Node, Options};
 pub use processes::{MAX_ENDED, MAX_SEEN};

@@ -8,7 +8,9 @@ use crate::record::{
     ContainerSpec, ContainerUid, ExitStatus, Handle, ProcessSpec, ProcessUid, SandboxId, SandboxKind, WindowSize,
 };
 use async_trait::async_trait;
+use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 
 /// What a port answers when it cannot do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -294,4 +296,70 @@ pub trait Streams: Send + Sync {
 
     /// Removes spools of processes other than these (after a restart).
     async fn retain(&self, processes: &[ProcessUid]);
+}
+
+/// Files that could not be moved, or not all of them. What was moved before stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FilesError {
+    /// The container does not know the user.
+    #[error("unable to find user {user}: no matching entries in passwd file")]
+    UnknownUser {
+        /// As it was asked for.
+        user: String,
+    },
+    /// The container does not know the group.
+    #[error("unable to find group {group}: no matching entries in group file")]
+    UnknownGroup {
+        /// As it was asked for.
+        group: String,
+    },
+    /// Something could not be done to a file of the container's.
+    #[error("cannot {action} {path}: {reason}")]
+    File {
+        /// "open", "make the folder", ...
+        action: String,
+        /// Which.
+        path: String,
+        /// As the C library has it: "Permission denied", "No such file or directory", ...
+        reason: String,
+    },
+    /// The stream is no tar stream, or a broken one.
+    #[error("{0}")]
+    Stream(String),
+    /// What moved the files was killed: the container was destroyed or stopped, most often.
+    #[error("it was ended before it was done: the container was stopped or destroyed, or has no memory left")]
+    Killed,
+    /// The container's init does not answer, or what moves the files does not go on.
+    #[error("the container does not answer: {reason}")]
+    NoAnswer {
+        /// What was seen.
+        reason: String,
+    },
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A tar stream that flows.
+pub struct FileStream {
+    /// Our end of a pipe, non-blocking: the stream is written to it (and ended by closing it), or
+    /// read from it. Closing it early ends the whole.
+    pub pipe: OwnedFd,
+    /// How it ended, once that is known. Of a stream into a container: after the pipe was closed,
+    /// or at once where it cannot go on. Of one out of a container: after its last byte; without
+    /// an `Ok` what was read is not all there is. Has a deadline where nothing is left to move.
+    pub outcome: Pin<Box<dyn Future<Output = Result<(), FilesError>> + Send>>,
+}
+
+/// A container's files, moved by processes of its own that are none of its processes: they count
+/// for nobody, and a stop leaves them alone unless it kills.
+#[async_trait]
+pub trait Files: Send + Sync {
+    /// Unpacks a tar stream (which may be compressed by gzip) as `user` (empty: root) into a
+    /// folder, which is made where it is missing. On return it has begun.
+    async fn stream_in(&self, sandbox: &SandboxId, user: &str, destination: &str) -> Result<FileStream, FilesError>;
+
+    /// Packs a file, a folder, or (`source` ends in a slash) a folder's contents. On return the
+    /// source was found to be there, and readable by the user.
+    async fn stream_out(&self, sandbox: &SandboxId, user: &str, source: &str) -> Result<FileStream, FilesError>;
 }

@@ -26,6 +26,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+pub(crate) use folder::ensure as ensure_folder;
 pub use privileges::Privileges;
 
 /// No path that the kernel takes is longer; what is reported back is cut to it.
@@ -68,6 +69,15 @@ pub struct Inheritance {
 pub struct Confinement {
     /// Loaded while it still has the right to.
     pub filters: FilterList,
+}
+
+impl Inheritance {
+    /// Makes this process as likely to be chosen as any other.
+    pub(crate) fn end_oom_protection(&self) {
+        if self.is_spared_by_oom {
+            files::end_oom_protection();
+        }
+    }
 }
 
 /// Becomes the process that `spec` tells, or reports over `status` why not.
@@ -120,9 +130,7 @@ fn attempt(
     let dir = strings("dir", [dir])?.remove(0);
     let dir_failed = |error: Errno| SpawnFailure::Dir { dir: dir.to_bytes().to_vec(), errno: error.raw_os_error() };
 
-    if inheritance.is_spared_by_oom {
-        files::end_oom_protection();
-    }
+    inheritance.end_oom_protection();
     folder::ensure(&dir, &account, &inheritance.privileges).map_err(dir_failed)?;
     limit(&spec.rlimits, inheritance.open_files)?;
     confinement
@@ -144,7 +152,8 @@ fn close_what_is_inits(stdio: &Stdio, status: BorrowedFd<'_>) {
     sys::close_all_but(&kept);
 }
 
-fn account(user: &str) -> Result<Account, SpawnFailure> {
+/// Whom the container's own files know by this name.
+pub(crate) fn account(user: &str) -> Result<Account, SpawnFailure> {
     let passwd = files::read_bounded(c"/etc/passwd").map_err(|error| system("read /etc/passwd", error))?;
     let group = files::read_bounded(c"/etc/group").map_err(|error| system("read /etc/group", error))?;
     accounts::resolve(user, &passwd, &group).map_err(|error| match error {

@@ -3,7 +3,8 @@
 //! [`wire`] and [`packet`] are what its client shares with it: the words and how they travel.
 //! [`server`] is pid 1 itself: it listens, forks, reaps, and keeps statuses and descriptors until
 //! they are acknowledged. [`child`] is what a new process does before its exec; [`accounts`] and
-//! [`environment`] are the pure parts of that. [`enter`] makes a process with a root of its own.
+//! [`environment`] are the pure parts of that. [`enter`] makes a process with a root of its own;
+//! [`transfer`] moves files, as [`tar`] streams.
 
 pub mod accounts;
 pub mod child;
@@ -12,4 +13,6 @@ pub mod environment;
 pub mod packet;
 pub mod server;
 mod sys;
+pub mod tar;
+pub mod transfer;
 pub mod wire;

@@ -10,6 +10,7 @@ mod connection;
 mod drain;
 mod processes;
 mod requests;
+mod transfers;
 
 use crate::child::{Inheritance, OPEN_FILES, Privileges, is_spared_by_oom};
 use crate::packet::Packet;
@@ -26,6 +27,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use transfers::Transfers;
 
 /// Processes that are kept, running or ended. Beyond it none is started, so that no status is lost.
 const MAX_PROCESSES: usize = 65_536;
@@ -73,6 +75,8 @@ enum Source {
     Starting(ProcessKey),
     /// One of the streams that are read away, by its number there.
     Drained(usize),
+    /// A process that moves files has ended.
+    Transfer(i32),
 }
 
 struct Server {
@@ -84,6 +88,7 @@ struct Server {
     connections: u64,
     processes: Processes,
     drain: Drain,
+    transfers: Transfers,
     inheritance: Inheritance,
     /// Init's own limit.
     open_files: u64,
@@ -133,6 +138,7 @@ impl Server {
             connections: 0,
             processes: Processes::default(),
             drain: Drain::default(),
+            transfers: Transfers::default(),
             inheritance,
             open_files: sys::limit(OPEN_FILES).map_or(0, |(soft, _)| soft),
             is_pausing: false,
@@ -159,6 +165,10 @@ impl Server {
                     self.reap()
                 }
                 Source::Drained(_) => Ok(()),
+                Source::Transfer(pid) => {
+                    self.transfers.reap(pid);
+                    Ok(())
+                }
                 Source::Connection => self.serve(),
                 Source::Listener => {
                     self.accept();
@@ -187,6 +197,9 @@ impl Server {
         watch(Source::Children, self.children.as_fd(), PollFlags::IN);
         for (number, stream) in self.drain.streams().enumerate() {
             watch(Source::Drained(number), stream, PollFlags::IN);
+        }
+        for (pid, pidfd) in self.transfers.watched() {
+            watch(Source::Transfer(pid), pidfd, PollFlags::IN);
         }
         if let Some(connection) = &self.connection {
             let mut flags = PollFlags::empty();

@@ -116,6 +116,13 @@ pub enum Request {
         /// It makes a terminal for itself.
         has_terminal: bool,
     },
+    /// Move files. Beside it two descriptors: the end of a pipe that the tar stream is read from
+    /// or written to, and a seqpacket socket over which [`TransferReport`]s come. Init closes its
+    /// copies of both at once, so that their other ends tell when it is over; there is no event.
+    Transfer {
+        /// What to move.
+        spec: TransferSpec,
+    },
 }
 
 /// What init says.
@@ -266,6 +273,79 @@ pub enum SpawnFailure {
     /// Something else: the system call, and its errno.
     System {
         /// "fork", "setgroups", "openpty", ...
+        call: String,
+        /// errno.
+        errno: i32,
+    },
+    /// The request makes no sense (wrong number of descriptors, NUL bytes, ...).
+    Malformed {
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// Files to move between the container and a tar stream, by a process that is none of the
+/// container's: it is not asked after by [`Request::IsOccupied`], and no signal but KILL ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferSpec {
+    /// Where to.
+    pub direction: Direction,
+    /// As in [`SpawnSpec::user`].
+    pub user: String,
+    /// In: the folder to unpack into, made where missing, owned by the user. Out: what to pack; one
+    /// that ends in a slash is the contents of a folder. Relative to the user's home.
+    pub path: Vec<u8>,
+    /// As in [`SpawnSpec::capabilities`].
+    pub capabilities: u64,
+}
+
+/// Where files move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    /// Out of a stream, which may be compressed by gzip, into the container.
+    In,
+    /// Out of the container into a stream.
+    Out,
+}
+
+/// How far a transfer has got. The end of its socket without `Done` or `Failed`: it was killed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransferReport {
+    /// It has begun: user and path are there. No byte was written before.
+    Ready,
+    /// All of it is moved.
+    Done,
+    /// It has ended early; what was unpacked stays.
+    Failed(TransferFailure),
+}
+
+/// Why a transfer has ended early.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransferFailure {
+    /// No such user in /etc/passwd (or none such, and no number).
+    UnknownUser,
+    /// No such group in /etc/group.
+    UnknownGroup {
+        /// The group's name, as asked.
+        group: String,
+    },
+    /// Something could not be done to a file of the container's.
+    File {
+        /// "open", "make the folder", ...
+        action: String,
+        /// Which, as it was named.
+        path: Vec<u8>,
+        /// errno.
+        errno: i32,
+    },
+    /// The stream is none, or broken.
+    Stream {
+        /// What was wrong.
+        reason: String,
+    },
+    /// Something else: the system call, and its errno.
+    System {
+        /// "clone", "setgroups", ...
         call: String,
         /// errno.
         errno: i32,

@@ -5,7 +5,7 @@
 
 use super::Garden;
 use super::answer::Refusal;
-use super::calls::{containers, metrics, missing, processes, properties, server};
+use super::calls::{containers, files, metrics, missing, processes, properties, server};
 use super::names::Names;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -22,6 +22,7 @@ pub(super) fn router(garden: Garden) -> Router {
     let attach = get(processes::attach).head(wrong_method);
     let stdout = get(processes::stdout).head(wrong_method);
     let stderr = get(processes::stderr).head(wrong_method);
+    let stream_out = get(files::stream_out).head(wrong_method);
     Router::new()
         .route("/ping", get(server::ping))
         .route("/capacity", get(server::capacity))
@@ -33,7 +34,7 @@ pub(super) fn router(garden: Garden) -> Router {
         .route("/containers/{handle}/info", get(containers::info))
         .route("/containers/{handle}/stop", put(containers::stop))
         .route("/containers/{handle}/grace_time", put(containers::set_grace_time))
-        .route("/containers/{handle}/files", put(missing::stream_in).get(missing::stream_out))
+        .route("/containers/{handle}/files", put(files::stream_in).merge(stream_out))
         .route("/containers/{handle}/limits/bandwidth", get(missing::bandwidth_limits))
         .route("/containers/{handle}/limits/cpu", get(missing::cpu_limits))
         .route("/containers/{handle}/limits/disk", get(missing::disk_limits))

@@ -8,8 +8,10 @@
 //! `print OUT ERR CODE`, `flood BYTES`, `cat` (until stdin ends), `sleep` (until signalled),
 //! `stubborn` (until killed), `noise` (writes a line for each signal it gets, until killed).
 //! Everything else is not found; `/etc/passwd` is found, and not executable.
-//! Users: root, vcap, and numbers.
+//! Users: root, vcap, and numbers. Files: a tar stream that was streamed in is kept as it is by its
+//! destination, and streamed out by the same name with a slash behind it.
 
+mod files;
 mod ports;
 mod programs;
 mod streams;
@@ -42,11 +44,13 @@ pub enum Call {
     SignalAll,
     Occupied,
     Acknowledge,
+    StreamIn,
+    StreamOut,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -62,6 +66,8 @@ impl Call {
         Self::SignalAll,
         Self::Occupied,
         Self::Acknowledge,
+        Self::StreamIn,
+        Self::StreamOut,
     ];
 }
 
@@ -94,7 +100,8 @@ impl FakeNode {
             sandboxes: Arc::clone(&life) as _,
             rootfs: Arc::clone(&life) as _,
             processes: Arc::clone(&life) as _,
-            streams: life,
+            streams: Arc::clone(&life) as _,
+            files: life,
         }
     }
 

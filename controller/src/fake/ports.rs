@@ -44,6 +44,11 @@ impl Life {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For what goes on beside.
+    pub fn shared_world(&self) -> Arc<Mutex<World>> {
+        Arc::clone(&self.world)
+    }
+
     pub fn is_over(&self) -> bool {
         self.world().life != self.number
     }
@@ -96,7 +101,8 @@ impl Life {
         }
     }
 
-    async fn plain<T>(
+    /// Does `act` once the call's delay is over, unless it shall fail before or after.
+    pub async fn plain<T>(
         &self,
         call: Call,
         act: impl FnOnce(&mut World) -> Result<T, NodeError> + Send,

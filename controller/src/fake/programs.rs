@@ -19,6 +19,11 @@ pub enum Program {
     Noise,
 }
 
+/// Whom the fake node's containers know.
+pub fn knows_user(user: &str) -> bool {
+    matches!(user, "root" | "vcap") || user.chars().all(|c| c.is_ascii_digit() || c == ':')
+}
+
 /// It has ended.
 pub struct Ends(pub ExitStatus);
 
@@ -26,8 +31,7 @@ impl Program {
     /// What `spec` names.
     pub fn of(spec: &ProcessSpec) -> Result<Self, SpawnError> {
         let user = spec.user.as_deref().unwrap_or("root");
-        let known = matches!(user, "root" | "vcap") || user.chars().all(|c| c.is_ascii_digit() || c == ':');
-        if !known {
+        if !knows_user(user) {
             return Err(SpawnError::UnknownUser { user: user.to_owned() });
         }
         if spec.path == "/etc/passwd" {

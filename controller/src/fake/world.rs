@@ -16,6 +16,8 @@ pub struct World {
     /// Every process that was ever started.
     pub spawned: HashSet<ProcessUid>,
     pub readers: BTreeMap<ReaderId, Reader>,
+    /// Tar streams by where they were streamed to.
+    pub files: BTreeMap<(SandboxId, String), Vec<u8>>,
     pub next_id: u64,
     /// Which gardend's calls count.
     pub life: u64,
@@ -118,6 +120,7 @@ impl World {
     /// Ends everything in a place without a trace, as the death of its pid namespace does.
     pub fn empty(&mut self, id: &SandboxId) {
         self.processes.retain(|_, process| process.place != *id);
+        self.files.retain(|(place, _), _| place != id);
         if let Some(place) = self.places.get_mut(id) {
             place.running = false;
             place.alive = 0;

@@ -14,8 +14,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-/// Of the limit on open files, kept free of processes: the connection, a packet's descriptors.
-const SPARE_FILES: u64 = 64;
+/// Of the limit on open files, kept free of processes: the connection, a packet's descriptors, and
+/// the transfers.
+const SPARE_FILES: u64 = 64 + super::transfers::MAX_TRANSFERS as u64;
 /// A process takes at most so many of init's descriptors.
 const FILES_A_PROCESS: u64 = 5;
 
@@ -55,6 +56,7 @@ impl Server {
             }
             Request::Ping { token } => return self.tell(Event::Pong { token }, Vec::new()),
             Request::InFile => {}
+            Request::Transfer { spec } => self.transfers.begin(&spec, fds, &self.inheritance),
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ mod socket;
 
 pub use enter::{FilterList, become_root, enter_namespaces, is_child, take_limit_of, unshare_mounts, wait_for};
 pub use process::{
-    ExecImage, Reaped, close_all_but, fork, is_childless, limit, reap, set_file_owner, set_limit, trim_memory,
+    ExecImage, Reaped, close_all_but, fork, fork_apart, is_childless, limit, reap, reap_apart, set_file_owner,
+    set_limit, trim_memory,
 };
 pub use signal::{ChildSignals, MAX_SIGNAL, Target, kill, restore_signals, take_signals};
 pub use socket::{peer_pid, recv, send};

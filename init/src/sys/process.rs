@@ -30,14 +30,28 @@ pub struct Reaped {
 /// Runs `body` in a new process, with a copy of this one's memory. The process ends when `body`
 /// returns; nothing of the caller's is dropped in it.
 ///
-/// It is clone(2) and not clone3(2), which the usual seccomp profiles refuse. To be called from a
-/// process with a single thread, whose memory is whole in the copy: init is one.
-///
 /// # Errors
 /// As `clone(2)`.
 pub fn fork(body: impl FnOnce()) -> io::Result<Child> {
+    fork_with(libc::SIGCHLD, body)
+}
+
+/// As [`fork`], for a process that is none of the container's: its end is told by its pidfd alone,
+/// [`reap`] and [`is_childless`] pass it over, and [`reap_apart`] takes it. (To the kernel it is a
+/// child without an exit signal, which nothing that a container can do makes of another.) It must
+/// neither fork nor exec.
+///
+/// # Errors
+/// As `clone(2)`.
+pub fn fork_apart(body: impl FnOnce()) -> io::Result<Child> {
+    fork_with(0, body)
+}
+
+/// It is clone(2) and not clone3(2), which the usual seccomp profiles refuse. To be called from a
+/// process with a single thread, whose memory is whole in the copy: init is one.
+fn fork_with(exit_signal: libc::c_int, body: impl FnOnce()) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
-    let flags = (libc::CLONE_PIDFD | libc::SIGCHLD) as libc::c_ulong;
+    let flags = (libc::CLONE_PIDFD | exit_signal) as libc::c_ulong;
     let nothing = ptr::null::<libc::c_void>();
     // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child goes on with a copy
     // of everything. The kernel writes the pidfd to the third argument (in the parent alone); the
@@ -114,21 +128,30 @@ pub fn close_all_but(kept: &[BorrowedFd<'_>]) {
 /// # Errors
 /// `ECHILD` where there is no child at all.
 pub fn reap() -> io::Result<Option<Reaped>> {
-    wait(libc::WEXITED | libc::WNOHANG | libc::__WALL)
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)
+}
+
+/// Takes this process of [`fork_apart`]'s, if it has ended.
+///
+/// # Errors
+/// `ECHILD` where there is none.
+pub fn reap_apart(pid: i32) -> io::Result<bool> {
+    let id = libc::id_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
+    wait(libc::P_PID, id, libc::WEXITED | libc::WNOHANG | libc::__WCLONE).map(|reaped| reaped.is_some())
 }
 
 /// Whether there is no child at all, running or ended.
 pub fn is_childless() -> bool {
-    let looked = wait(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL);
+    let looked = wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
     looked.is_err_and(|error| error.raw_os_error() == Some(libc::ECHILD))
 }
 
-fn wait(options: libc::c_int) -> io::Result<Option<Reaped>> {
+fn wait(of: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> io::Result<Option<Reaped>> {
     // SAFETY: all zeroes is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { MaybeUninit::zeroed().assume_init() };
     loop {
         // SAFETY: `info` is ours to be written.
-        match checked(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) }) {
+        match checked(unsafe { libc::waitid(of, id, &raw mut info, options) }) {
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

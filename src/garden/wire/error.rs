@@ -1,7 +1,7 @@
 //! An error as Garden's clients read it: they match on `Type`, and Concourse on some messages.
 
 use gardend_controller::Error;
-use gardend_controller::ports::{NodeErrorKind, SpawnError};
+use gardend_controller::ports::{FilesError, NodeErrorKind, SpawnError};
 use serde::Serialize;
 
 /// Garden's own sorts of errors.
@@ -67,6 +67,9 @@ impl From<&Error> for GardenError {
                 ErrorType::ExecutableNotFound
             }
             Error::CreateFailed { source, .. } | Error::Node(source) if source.kind == NodeErrorKind::Unavailable => {
+                ErrorType::ServiceUnavailable
+            }
+            Error::StreamIn(FilesError::NoAnswer { .. }) | Error::StreamOut(FilesError::NoAnswer { .. }) => {
                 ErrorType::ServiceUnavailable
             }
             Error::NotReady { .. } | Error::ShuttingDown => ErrorType::ServiceUnavailable,

@@ -151,14 +151,22 @@ fn kept_end(error: io::Error) -> String {
     format!("a kept stream cannot be opened: {error}")
 }
 
-fn sized_pipe(size: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+/// Reading and writing end of a pipe of this size, where the node allows it.
+///
+/// # Errors
+/// As `pipe(2)`.
+pub fn sized_pipe(size: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
     // Beyond what the node allows (fs.pipe-max-size, or the user's quota): the kernel's own size.
     let _ = fcntl_setpipe_size(&writing, size);
     Ok((reading, writing))
 }
 
-fn unblock(fd: impl AsFd) -> io::Result<()> {
+/// From now on no call on it waits.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn unblock(fd: impl AsFd) -> io::Result<()> {
     let flags = fcntl_getfl(&fd)?;
     Ok(fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?)
 }

@@ -1,4 +1,4 @@
-//! What runs in places, and what flows in and out of it: the ports [`Processes`] and [`Streams`],
+//! What runs in places, and what flows in and out: the ports [`Processes`], [`Streams`] and `Files`,
 //! over one connection to each place's garden-init.
 //!
 //! Owns the connections ([`link`]), gardend's ends of every process's streams ([`ends`],
@@ -15,6 +15,7 @@
 mod adopt;
 mod ends;
 mod entry;
+mod files;
 mod image;
 pub mod lane;
 mod link;

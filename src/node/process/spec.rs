@@ -151,7 +151,7 @@ pub fn words(errno: i32) -> String {
 }
 
 /// What an init says, as it can be shown: bounded, and without what could drive a terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().take(1024).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
