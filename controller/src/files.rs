@@ -8,22 +8,41 @@ use crate::service::Controller;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a transfer may take for what is left once nothing flows any more: what is in the pipe
+/// (which gzip makes a thousand times as much of, at most), and the times of folders.
+const FINISH: Duration = Duration::from_secs(300);
 
 /// A tar stream that flows into or out of a container, which is in use until this is dropped.
 pub struct Transfer {
     outcome: Pin<Box<dyn Future<Output = Result<(), FilesError>> + Send>>,
+    ended: Option<Result<(), FilesError>>,
     wrap: fn(FilesError) -> Error,
     _busy: Busy,
 }
 
 impl Transfer {
-    /// How it ended: after the pipe was closed (in) or gave its last byte (out), or at once where
-    /// it cannot go on. To be asked until it has answered, and not after that.
+    /// Waits until it has ended, also while its client still sends. Cancel-safe, and answers any
+    /// number of times.
+    pub async fn ended(&mut self) {
+        if self.ended.is_none() {
+            self.ended = Some(self.outcome.as_mut().await);
+        }
+    }
+
+    /// How it ended: after the pipe was closed (in) or gave its last byte (out). Bounded in time.
     ///
     /// # Errors
     /// [`Error::StreamIn`], [`Error::StreamOut`]: what was moved is not all.
     pub async fn outcome(&mut self) -> Result<(), Error> {
-        self.outcome.as_mut().await.map_err(self.wrap)
+        // Cancel-safe, as it says.
+        if timeout(FINISH, self.ended()).await.is_err() {
+            let reason = format!("it was not done {FINISH:?} after the stream");
+            return Err((self.wrap)(FilesError::NoAnswer { reason }));
+        }
+        self.ended.clone().unwrap_or(Err(FilesError::Killed)).map_err(self.wrap)
     }
 }
 
@@ -65,5 +84,5 @@ fn begun(
     wrap: fn(FilesError) -> Error,
 ) -> Result<(OwnedFd, Transfer), Error> {
     let FileStream { pipe, outcome } = stream.map_err(wrap)?;
-    Ok((pipe, Transfer { outcome, wrap, _busy: busy }))
+    Ok((pipe, Transfer { outcome, ended: None, wrap, _busy: busy }))
 }

@@ -347,7 +347,8 @@ pub struct FileStream {
     pub pipe: OwnedFd,
     /// How it ended, once that is known. Of a stream into a container: after the pipe was closed,
     /// or at once where it cannot go on. Of one out of a container: after its last byte; without
-    /// an `Ok` what was read is not all there is. Has a deadline where nothing is left to move.
+    /// an `Ok` what was read is not all there is. Without a deadline, since a stream may flow for
+    /// as long as its client likes: whoever waits for it alone sets one.
     pub outcome: Pin<Box<dyn Future<Output = Result<(), FilesError>> + Send>>,
 }
 

@@ -49,7 +49,7 @@ enum Fed {
 pub(crate) async fn stream_in(State(garden): State<Garden>, names: Names, query: Query, body: Body) -> Answer {
     let (user, destination) = user_and(query, "destination");
     let (pipe, mut transfer) = garden.controller.stream_in(&names.handle, &user, &destination).await?;
-    let fed = feed(pipe, body).await?;
+    let fed = feed(pipe, body, &mut transfer).await?;
     let stalled = || format!("error streaming in: the container took nothing for {CONTAINER_PAUSE:?}");
     // The pipe is closed by now. What the client did not send cannot be had either way; what was
     // unpacked of it is waited for, as the container is in use until then.
@@ -72,10 +72,17 @@ pub(crate) async fn stream_in(State(garden): State<Garden>, names: Names, query:
 }
 
 /// Moves a body into the pipe, and closes it.
-async fn feed(pipe: OwnedFd, mut body: Body) -> Result<Fed, Refusal> {
+async fn feed(pipe: OwnedFd, mut body: Body, transfer: &mut Transfer) -> Result<Fed, Refusal> {
     let mut pipe = pipe::Sender::from_owned_fd_unchecked(pipe).map_err(unwatched)?;
     loop {
-        let mut data = match timeout(CLIENT_PAUSE, body.frame()).await {
+        // Both are cancel-safe: a transfer remembers its end, and a frame is given whole or stays.
+        let next = tokio::select! {
+            biased;
+            // It has failed, or was killed, while the client sends nothing.
+            () = transfer.ended() => return Ok(Fed::Refused),
+            next = timeout(CLIENT_PAUSE, body.frame()) => next,
+        };
+        let mut data = match next {
             Err(_) => return Ok(Fed::Broken(format!("nothing came for {CLIENT_PAUSE:?}"))),
             Ok(None) => return Ok(Fed::Whole),
             Ok(Some(Err(error))) => return Ok(Fed::Broken(error.to_string())),

@@ -14,16 +14,12 @@ use gardend_controller::ports::{FileStream, Files, FilesError};
 use gardend_controller::record::SandboxId;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 /// What flows between gardend and a transfer without either waiting, where the node allows it.
 const PIPE_BYTES: usize = 1 << 20;
-/// How long a transfer may take for what is left once nothing flows any more: what is in the pipe
-/// (which gzip makes a thousand times as much of, at most), and the times of folders.
-const FINISH: Duration = Duration::from_secs(300);
 
 #[async_trait]
 impl Files for ProcessNode {
@@ -71,12 +67,9 @@ impl ProcessNode {
             Ok(Ok(_)) => return Err(FilesError::NoAnswer { reason: "it was done before it had begun".into() }),
         }
         let outcome = async move {
-            // As above.
-            match timeout(FINISH, report.next()).await {
-                Err(_) => Err(FilesError::NoAnswer { reason: format!("it was not done {FINISH:?} after the stream") }),
-                Ok(Ok(TransferReport::Done)) => Ok(()),
-                Ok(Ok(_)) => Err(FilesError::NoAnswer { reason: "it began twice".into() }),
-                Ok(Err(error)) => Err(error),
+            match report.next().await? {
+                TransferReport::Done => Ok(()),
+                _ => Err(FilesError::NoAnswer { reason: "it began twice".into() }),
             }
         };
         Ok(FileStream { pipe, outcome: Box::pin(outcome) })
