@@ -1,6 +1,6 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
-use crate::ports::{Processes, Rootfs, Sandboxes, Streams};
+use crate::ports::{Metrics, Processes, Resources, Rootfs, Sandboxes, Streams};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,4 +70,8 @@ pub struct Node {
     pub processes: Arc<dyn Processes>,
     /// Their streams.
     pub streams: Arc<dyn Streams>,
+    /// Limits.
+    pub resources: Arc<dyn Resources>,
+    /// Figures.
+    pub metrics: Arc<dyn Metrics>,
 }

@@ -12,12 +12,13 @@
 
 mod ports;
 mod programs;
+mod resources;
 mod streams;
 mod world;
 
 use crate::options::Node;
 use crate::ports::{NodeError, NodeErrorKind};
-use crate::record::{ContainerUid, ProcessUid, SandboxId};
+use crate::record::{ContainerUid, Limits, ProcessUid, SandboxId};
 use ports::Life;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,11 +43,16 @@ pub enum Call {
     SignalAll,
     Occupied,
     Acknowledge,
+    CheckLimits,
+    Limit,
+    InForce,
+    Oom,
+    Usage,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -62,6 +68,11 @@ impl Call {
         Self::SignalAll,
         Self::Occupied,
         Self::Acknowledge,
+        Self::CheckLimits,
+        Self::Limit,
+        Self::InForce,
+        Self::Oom,
+        Self::Usage,
     ];
 }
 
@@ -94,7 +105,9 @@ impl FakeNode {
             sandboxes: Arc::clone(&life) as _,
             rootfs: Arc::clone(&life) as _,
             processes: Arc::clone(&life) as _,
-            streams: life,
+            streams: Arc::clone(&life) as _,
+            resources: Arc::clone(&life) as _,
+            metrics: life,
         }
     }
 
@@ -145,6 +158,16 @@ impl FakeNode {
     /// Kills a place's init, and with it all that runs there.
     pub fn kill_init(&self, id: &SandboxId) {
         self.world().kill_init(id);
+    }
+
+    /// The kernel kills something in a place for want of memory.
+    pub fn out_of_memory(&self, id: &SandboxId, words: &str) {
+        self.world().out_of_memory(id, words);
+    }
+
+    /// The limits that places are held to.
+    pub fn limits(&self) -> Vec<(SandboxId, Limits)> {
+        self.world().places.iter().map(|(id, place)| (id.clone(), place.limits)).collect()
     }
 
     /// All places, whatever is left of them.
