@@ -10,7 +10,8 @@ use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::reconcile::give_back;
 use crate::record::{
-    ContainerRecord, ContainerStatus, ContainerUid, CreateRequest, Desired, Handle, Limits, Origin, Phase, SandboxRecord, Stage,
+    ContainerRecord, ContainerStatus, ContainerUid, CreateRequest, Desired, Handle, Limits, Origin, Phase,
+    SandboxRecord, Stage,
 };
 use crate::service::{Controller, check_not_reserved, check_property_size};
 use crate::shared::{Key, Shared};

@@ -17,6 +17,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub struct Figures {
     /// How long ago it was asked for.
     pub age: Duration,
+    /// The processor shares that it asked for; 0 where it asked for none.
+    pub cpu_shares: u64,
     /// What it uses now.
     pub usage: Usage,
 }
@@ -24,6 +26,7 @@ pub struct Figures {
 /// What is taken out of the state before the node is asked.
 struct Asked {
     age: Duration,
+    cpu_shares: u64,
     measured: Measured,
 }
 
@@ -44,7 +47,7 @@ impl Controller {
         let measured = asked.iter().map(|(_, one)| one.measured.clone()).collect();
         let usages = self.usage(measured).await;
         for ((handle, one), usage) in asked.into_iter().zip(usages) {
-            let figures = usage.map(|usage| Figures { age: one.age, usage });
+            let figures = usage.map(|usage| Figures { age: one.age, cpu_shares: one.cpu_shares, usage });
             let figures = figures.map_err(|error| self.what_became_of(&handle, &one.measured.sandbox, error));
             answers.insert(handle, figures);
         }
@@ -107,7 +110,7 @@ fn asked_of(state: &State, handle: &str) -> Result<Asked, Error> {
     let measured = Measured { sandbox, container: record.uid.clone(), rootfs: record.spec.rootfs.clone() };
     // A clock that was set back makes nobody younger than nothing.
     let age = SystemTime::now().duration_since(record.created_at).unwrap_or_default();
-    Ok(Asked { age, measured })
+    Ok(Asked { age, cpu_shares: record.spec.limits.shares(), measured })
 }
 
 fn limits_alone(container: &Container) -> ContainerSpec {

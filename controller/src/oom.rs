@@ -95,7 +95,8 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId) -> bool {
 fn told(state: &State, id: &SandboxId) -> Option<(ContainerUid, u64, u64)> {
     let Role::Of(uid) = &state.sandboxes.get(id)?.role else { return None };
     let record = &state.containers.get(uid)?.record;
-    (record.sandbox.as_ref() == Some(id)).then(|| (uid.clone(), record.status.oom_kills, record.spec.limits.memory_bytes))
+    (record.sandbox.as_ref() == Some(id))
+        .then(|| (uid.clone(), record.status.oom_kills, record.spec.limits.memory_bytes))
 }
 
 fn words(kills: u64, last: Option<String>, limit: u64) -> String {

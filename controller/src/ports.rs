@@ -354,8 +354,6 @@ pub struct Usage {
     pub disk: DiskUsage,
     /// Network; `None` for a container that has none but its own loopback.
     pub network: Option<NetworkUsage>,
-    /// Its share of the processors, as cgroup v1 counts shares; 0 where none was asked for.
-    pub cpu_shares: u64,
 }
 
 /// See [`Usage`].

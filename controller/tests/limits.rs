@@ -88,7 +88,7 @@ fn figures_of_many_come_at_once_and_one_that_is_not_there_is_an_entry_of_its_own
         assert_eq!(answers["gone"].as_ref().unwrap_err().to_string(), "unknown handle: gone");
         assert_eq!(node.fake.calls(Call::Usage), 1);
         let one = controller.metrics("a").await.unwrap();
-        assert_eq!(one.usage.cpu_shares, 512);
+        assert_eq!(one.cpu_shares, 512);
     });
 }
 

@@ -100,6 +100,21 @@ pub enum Request {
         /// Echoed in [`Event::Pong`].
         token: u64,
     },
+    /// As [`Request::Spawn`], but the process waits, before it does anything at all, until
+    /// [`Request::Release`]. Answered by [`Event::Held`] first. It is held by the connection that
+    /// asked for it: with another [`Request::Hello`] it is killed, like all that has not reached
+    /// its exec, so that what was never released never runs.
+    SpawnHeld {
+        /// As in [`Request::Spawn`].
+        key: ProcessKey,
+        /// What to run.
+        spec: SpawnSpec,
+    },
+    /// Let a held process go on. One that is not held is left alone.
+    Release {
+        /// Which.
+        key: ProcessKey,
+    },
 }
 
 /// What init says.
@@ -162,6 +177,11 @@ pub enum Event {
     Pong {
         /// As asked.
         token: u64,
+    },
+    /// A process waits for [`Request::Release`]. Beside it: its pidfd.
+    Held {
+        /// Which.
+        key: ProcessKey,
     },
 }
 

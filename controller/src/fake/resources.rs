@@ -75,7 +75,6 @@ impl Metrics for Life {
                     pids: PidUsage { current: alive, max: place.limits.pids_max },
                     disk: DiskUsage::default(),
                     network: None,
-                    cpu_shares: place.limits.shares(),
                 })
             };
             Ok(of.iter().map(usage).collect())

@@ -48,7 +48,16 @@ pub struct Place {
 
 impl Place {
     pub fn running(kind: SandboxKind) -> Self {
-        Self { kind, running: true, furnished: None, half_furnished: false, label: None, alive: 0, limits: Limits::default(), oom: OomSeen::default() }
+        Self {
+            kind,
+            running: true,
+            furnished: None,
+            half_furnished: false,
+            label: None,
+            alive: 0,
+            limits: Limits::default(),
+            oom: OomSeen::default(),
+        }
     }
 }
 

@@ -15,14 +15,4 @@ macro_rules! missing {
     )*};
 }
 
-missing!(
-    stream_in,
-    stream_out,
-    bandwidth_limits,
-    cpu_limits,
-    disk_limits,
-    memory_limits,
-    net_in,
-    net_out,
-    bulk_net_out,
-);
+missing!(stream_in, stream_out, net_in, net_out, bulk_net_out,);

@@ -1,6 +1,7 @@
 //! The calls, by what they are about. Each checks what came, asks the controller and answers.
 
 pub(super) mod containers;
+pub(super) mod limits;
 pub(super) mod metrics;
 pub(super) mod missing;
 pub(super) mod processes;

@@ -15,6 +15,7 @@
 mod adopt;
 mod ends;
 mod entry;
+mod held;
 pub mod lane;
 mod link;
 mod pid;
@@ -22,6 +23,7 @@ mod spec;
 mod stdin;
 mod sys;
 
+use crate::node::cgroup::Groups;
 use crate::node::place::Folders;
 use adopt::{Inner, LinkState};
 use async_trait::async_trait;
@@ -35,6 +37,7 @@ use gardend_controller::record::{ProcessSpec, ProcessUid, SandboxId, WindowSize}
 use link::{Link, Pending};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -89,6 +92,8 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 #[derive(Clone)]
 pub struct ProcessNode {
     inner: Arc<Inner>,
+    /// Where processes are held to limits; nowhere for a node without places of its own.
+    groups: Option<Arc<Groups>>,
 }
 
 impl ProcessNode {
@@ -97,7 +102,13 @@ impl ProcessNode {
     /// # Errors
     /// Where not even /dev/null can be opened.
     pub fn new(folders: Folders, options: Options) -> std::io::Result<Self> {
-        Inner::new(folders, options).map(|inner| Self { inner })
+        Inner::new(folders, options).map(|inner| Self { inner, groups: None })
+    }
+
+    /// Processes of places that have limits join these groups before they run.
+    #[must_use]
+    pub fn with_groups(self, groups: Groups) -> Self {
+        Self { groups: Some(Arc::new(groups)), ..self }
     }
 
     /// Bytes of a process's output that had to be dropped because nobody read them in time.
@@ -111,6 +122,7 @@ impl ProcessNode {
         process: &ProcessUid,
         request: &[u8],
         spec: &ProcessSpec,
+        to_join: Vec<PathBuf>,
     ) -> Result<u32, SpawnError> {
         let gone = |reason: String| SpawnError::InitGone { reason };
         let options = &self.inner.options;
@@ -123,17 +135,24 @@ impl ProcessNode {
             .map_err(|error| SpawnError::Other(format!("no pipes can be made for process {:?}: {error}", spec.path)))?;
         let key = spec::key(process);
         let (answer, answered) = oneshot::channel();
-        link.expect_spawn(key, Pending { ends, answer, overdue: false }).map_err(gone)?;
+        let (held, joining) = held::join_when_held(link, key, to_join);
+        link.expect_spawn(key, Pending { ends, answer, held, overdue: false }).map_err(gone)?;
         let fds: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
         if let Err(reason) = link.send_encoded(request, &fds).await {
             link.take_spawn(key);
             return Err(gone(reason));
         }
         drop(theirs);
-        match timeout(options.spawn_deadline, answered).await {
-            Ok(Ok(Ok(pid))) => Ok(pid),
-            Ok(Ok(Err(failure))) => Err(spec::refusal(failure, spec)),
-            Ok(Err(_)) => Err(gone(link.gone().unwrap_or_else(|| "its connection is gone".into()))),
+        let answer = async {
+            joining.await.map_err(|error| SpawnError::Other(format!("process {:?}: {error}", spec.path)))?;
+            match answered.await {
+                Ok(Ok(pid)) => Ok(pid),
+                Ok(Err(failure)) => Err(spec::refusal(failure, spec)),
+                Err(_) => Err(gone(link.gone().unwrap_or_else(|| "its connection is gone".into()))),
+            }
+        };
+        match timeout(options.spawn_deadline, answer).await {
+            Ok(answer) => answer,
             Err(_) => {
                 link.give_up_spawn(key);
                 Err(gone(format!("no answer within {:?}", options.spawn_deadline)))
@@ -172,9 +191,11 @@ impl Processes for ProcessNode {
         env: &[String],
         spec: &ProcessSpec,
     ) -> Result<u32, SpawnError> {
-        let request = spec::request(spec::key(process), env, spec)?;
+        let to_join = self.groups.as_ref().map(|groups| groups.place(sandbox).to_join()).unwrap_or_default();
+        let start = if to_join.is_empty() { spec::Start::Now } else { spec::Start::Held };
+        let request = spec::request(start, spec::key(process), env, spec)?;
         let link = self.inner.link(sandbox).map_err(|error| SpawnError::InitGone { reason: error.message })?;
-        self.start(&link, process, &request, spec).await
+        self.start(&link, process, &request, spec, to_join).await
     }
 
     async fn signal(&self, _sandbox: &SandboxId, process: &ProcessUid, signal: Signal) -> Result<(), NodeError> {
