@@ -259,8 +259,8 @@ fn a_held_process_runs_when_it_is_released_and_not_before() {
     });
     assert_eq!(spawned, 1);
     assert_eq!(client.exit_of(key), Exit::Code(5));
-    client.send(&Request::Forget { key }, &[]);
     assert_eq!(text(&mut stdout), "here\n");
+    client.send(&Request::Forget { key }, &[]);
     // Nothing to release.
     client.send(&Request::Release { key: new_key() }, &[]);
     client.ping();
