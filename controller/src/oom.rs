@@ -6,7 +6,7 @@
 
 use crate::ledger::Durable;
 use crate::plan::Place;
-use crate::record::{ContainerRecord, ContainerUid, SandboxId};
+use crate::record::{ContainerRecord, ContainerUid, ExitStatus, ProcessRecord, ProcessState, ProcessUid, SandboxId};
 use crate::service::MESSAGE_PROPERTY;
 use crate::shared::Shared;
 use crate::state::{Role, State, keep_event};
@@ -27,9 +27,11 @@ pub async fn listen(shared: Arc<Shared>, mut events: mpsc::Receiver<SandboxId>) 
     while let Some(id) = events.recv().await {
         let shared_ = Arc::clone(&shared);
         shared.spawn(async move {
-            for pause in LOOKS {
+            for (number, pause) in LOOKS.into_iter().enumerate() {
                 tokio::time::sleep(pause).await;
-                if look(&shared_, &id).await {
+                // Who it was may show by an end that is just being told.
+                let nameless = if number + 1 < LOOKS.len() { Nameless::Leave } else { Nameless::Tell };
+                if look(&shared_, &id, None, nameless).await {
                     return;
                 }
             }
@@ -38,9 +40,15 @@ pub async fn listen(shared: Arc<Shared>, mut events: mpsc::Receiver<SandboxId>) 
 }
 
 /// A process has ended.
-pub async fn look_at_end(shared: &Arc<Shared>, id: &SandboxId) {
+pub async fn look_at_end(shared: &Arc<Shared>, id: &SandboxId, process: &ProcessUid, status: ExitStatus) {
+    let ended = match shared.state().processes.get(process).map(|process| &process.record) {
+        Some(ProcessRecord { id, state: ProcessState::Running { pid }, .. }) if status == ExitStatus::Signal(9) => {
+            Some(format!("process '{id}' (pid {pid} on the node) was killed"))
+        }
+        _ => None,
+    };
     // Late is better than never, and the sweeper comes by.
-    let _ = tokio::time::timeout(PATIENCE, look(shared, id)).await;
+    let _ = tokio::time::timeout(PATIENCE, look(shared, id, ended, Nameless::Tell)).await;
 }
 
 /// Compares for every container; each by itself.
@@ -53,13 +61,21 @@ pub fn look_at_all(shared: &Arc<Shared>) {
     let shared_ = Arc::clone(shared);
     shared.spawn(async move {
         for id in ids {
-            look(&shared_, &id).await;
+            look(&shared_, &id, None, Nameless::Tell).await;
         }
     });
 }
 
-/// Compares for one place, and tells what has not been told. Whether there was any.
-async fn look(shared: &Arc<Shared>, id: &SandboxId) -> bool {
+/// What is done of a kill of which it is not known who was killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nameless {
+    Tell,
+    Leave,
+}
+
+/// Compares for one place, and tells what has not been told. Whether there was any. `ended`: who was
+/// killed just now, whoever by.
+async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<String>, nameless: Nameless) -> bool {
     let seen = match shared.node.resources.oom(id).await {
         Ok(seen) => seen,
         Err(error) => {
@@ -67,13 +83,18 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId) -> bool {
             return false;
         }
     };
-    let Some((uid, told, limit)) = told(&shared.state(), id) else { return false };
+    let Some(Told { uid, kills: told, words: before, limit }) = told(&shared.state(), id) else { return false };
     if seen.kills <= told {
         return false;
     }
-    tracing::warn!(%uid, kills = seen.kills - told, last = seen.last.as_deref().unwrap_or("-"), "out of memory");
+    // The node does not name everyone: a name that was told is somebody else's.
+    let last = seen.last.filter(|last| !before.contains(last.as_str()));
+    if last.is_none() && ended.is_none() && nameless == Nameless::Leave {
+        return false;
+    }
+    tracing::warn!(%uid, kills = seen.kills - told, last = last.as_deref().or(ended.as_deref()).unwrap_or("-"), "out of memory");
     let (id, kills) = (id.clone(), seen.kills);
-    let words = words(kills, seen.last, limit);
+    let words = words(kills, last, ended, limit);
     let tell = move |record: &mut ContainerRecord| {
         let new = kills.saturating_sub(record.status.oom_kills);
         if new == 0 || record.sandbox.as_ref() != Some(&id) {
@@ -91,18 +112,32 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId) -> bool {
     true
 }
 
-/// Whose place it is, how many kills have been told, and the container's limit.
-fn told(state: &State, id: &SandboxId) -> Option<(ContainerUid, u64, u64)> {
-    let Role::Of(uid) = &state.sandboxes.get(id)?.role else { return None };
-    let record = &state.containers.get(uid)?.record;
-    (record.sandbox.as_ref() == Some(id))
-        .then(|| (uid.clone(), record.status.oom_kills, record.spec.limits.memory_bytes))
+/// What has been told of a place.
+struct Told {
+    uid: ContainerUid,
+    kills: u64,
+    words: String,
+    limit: u64,
 }
 
-fn words(kills: u64, last: Option<String>, limit: u64) -> String {
-    let last = last.unwrap_or_else(|| match limit {
-        0 => "a process was killed: the node had no memory left".into(),
-        limit => format!("a process was killed; the container's memory limit is {limit} bytes"),
+fn told(state: &State, id: &SandboxId) -> Option<Told> {
+    let Role::Of(uid) = &state.sandboxes.get(id)?.role else { return None };
+    let record = &state.containers.get(uid)?.record;
+    (record.sandbox.as_ref() == Some(id)).then(|| Told {
+        uid: uid.clone(),
+        kills: record.status.oom_kills,
+        words: record.properties.get(MESSAGE_PROPERTY).cloned().unwrap_or_default(),
+        limit: record.spec.limits.memory_bytes,
+    })
+}
+
+fn words(kills: u64, last: Option<String>, ended: Option<String>, limit: u64) -> String {
+    let last = last.unwrap_or_else(|| {
+        let who = ended.unwrap_or_else(|| "a process was killed".into());
+        match limit {
+            0 => format!("{who}: the node had no memory left"),
+            limit => format!("{who}; the container's memory limit is {limit} bytes"),
+        }
     });
     let in_all = if kills == 1 { String::new() } else { format!(" ({kills} kills in all)") };
     format!("{OUT_OF_MEMORY}: {last}{in_all}")

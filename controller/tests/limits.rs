@@ -99,11 +99,16 @@ fn each_kill_is_an_event_and_the_last_is_told_in_words() {
         controller.create(limited("c")).await.unwrap();
         let (id, _) = node.fake.furnished().remove(0);
         for kills in 1..=3 {
-            node.fake.out_of_memory(&id, "dd (pid 7) was killed");
+            node.fake.out_of_memory(&id, &format!("dd (pid {kills}) was killed"));
             soon("the event", || ooms(&controller, "c") == kills).await;
         }
         let words = controller.property("c", MESSAGE_PROPERTY).unwrap();
-        assert_eq!(words, "Out of memory: dd (pid 7) was killed (3 kills in all)");
+        assert_eq!(words, "Out of memory: dd (pid 3) was killed (3 kills in all)");
+        // The node does not name the next one.
+        node.fake.out_of_memory(&id, "dd (pid 3) was killed");
+        soon("the event", || ooms(&controller, "c") == 4).await;
+        let words = controller.property("c", MESSAGE_PROPERTY).unwrap();
+        assert!(words.starts_with("Out of memory: a process was killed; the container's memory limit is"), "{words}");
     });
 }
 

@@ -67,8 +67,10 @@ func TestMetrics(t *testing.T) {
 		took := uint64(time.Since(begin))
 		after := metricsOf(t, container).CPUStat
 		within(t, "time", after.Usage-before.Usage, uint64(5*time.Millisecond), took*4+uint64(time.Second))
-		within(t, "user's part", after.User-before.User, 1, after.Usage)
-		within(t, "both parts", after.User+after.System, after.Usage/2, after.Usage+uint64(50*time.Millisecond))
+		// Both parts are counted by the kernel's ticks, of which a short time holds few.
+		most := 2*after.Usage + uint64(200*time.Millisecond)
+		within(t, "user's part", after.User-before.User, 1, most)
+		within(t, "both parts", after.User+after.System, after.Usage/4, most)
 	})
 	behaviour(t, "processes are counted without init, with threads and the limit", func(t *testing.T) {
 		container := pidLimited(t, 50)

@@ -74,7 +74,7 @@ pub fn exited(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, statu
 async fn settle(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, status: ExitStatus) {
     let ended_at = Some(SystemTime::now());
     if may_be_oom(shared, uid, status) {
-        oom::look_at_end(shared, sandbox).await;
+        oom::look_at_end(shared, sandbox, uid, status).await;
     }
     let mut failures = 0;
     loop {
