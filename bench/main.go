@@ -92,6 +92,7 @@ func run(rounds, live int) (missed bool, err error) {
 		func() error { return b.inTurns(rounds, floor, cold, warm) },
 		func() error { return b.output(cold, 8) },
 		func() error { return b.files(cold, 12) },
+		func() error { return b.limited(cold, rounds) },
 		func() error { return b.crowd("8 clients create 100, pool 0", cold, 8, 100) },
 		func() error { return b.crowd("8 clients create 12, out of a pool of 12", warm, 8, 12) },
 		func() error { return b.manyLive(cold, live, rounds) },
@@ -230,6 +231,39 @@ func (b *bench) output(on *node, rounds int) error {
 	return on.Destroy(container.Handle())
 }
 
+// limited measures what limits cost, and reading figures of one container.
+func (b *bench) limited(on *node, rounds int) error {
+	for range rounds {
+		spec := b.spec()
+		spec.Limits = garden.Limits{
+			Memory: garden.MemoryLimits{LimitInBytes: 64 << 20}, Pid: garden.PidLimits{Max: 100}, CPU: garden.CPULimits{Weight: 100},
+		}
+		var container garden.Container
+		steps := []struct {
+			name string
+			do   func() error
+		}{
+			{"create with limits, pool 0", func() (err error) { container, err = on.Create(spec); return err }},
+			{"first process with limits", func() error { return process(container, io.Discard, "/bin/true") }},
+			{"further process with limits", func() error { return process(container, io.Discard, "/bin/true") }},
+			{"metrics of one", func() error { _, err := container.Metrics(); return err }},
+			{"limits of one", func() error { _, err := container.CurrentMemoryLimits(); return err }},
+		}
+		for _, step := range steps {
+			begin := time.Now()
+			if err := step.do(); err != nil {
+				return fmt.Errorf("%s: %w", step.name, err)
+			}
+			b.report.add(step.name, time.Since(begin))
+		}
+		if err := on.Destroy(container.Handle()); err != nil {
+			return err
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	return nil
+}
+
 // crowd measures clients that create at the same time.
 func (b *bench) crowd(name string, on *node, clients, containers int) error {
 	time.Sleep(2 * time.Second)
@@ -286,8 +320,21 @@ func (b *bench) manyLive(on *node, live, rounds int) error {
 		if _, err := on.BulkInfo(handles); err != nil {
 			return err
 		}
-		b.report.add("bulk_info"+at, time.Since(begin))
+		b.report.add(bulkInfo, time.Since(begin))
+		begin = time.Now()
+		entries, err := on.BulkMetrics(handles)
+		if err != nil {
+			return err
+		}
+		b.report.add(bulkMetrics, time.Since(begin))
+		for handle, entry := range entries {
+			if entry.Err != nil {
+				return fmt.Errorf("figures of %s: %w", handle, entry.Err)
+			}
+		}
 	}
+	b.report.note(bulkInfo, "of %d", live)
+	b.report.note(bulkMetrics, "of %d", live)
 	for range min(rounds, 20) {
 		if err := b.life(on, "pool 0"+at, b.spec(), func(name string, took time.Duration) {
 			if name != "ping" {

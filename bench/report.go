@@ -7,6 +7,12 @@ import (
 	"time"
 )
 
+// What is asked of all containers at once.
+const (
+	bulkInfo    = "bulk_info of all"
+	bulkMetrics = "bulk_metrics of all"
+)
+
 // report collects times by name, in the order in which the names first came.
 type report struct {
 	names []string
@@ -84,6 +90,8 @@ func (r *report) check(to io.Writer) (missed bool) {
 	// Like with like: an unprivileged container has a user namespace, and a privileged one none.
 	bar("create, pool 0 / floor's create + start, user ns", ratio("create, pool 0", "floor: create + start, user namespace"), 1.2, "times")
 	bar("the same, privileged, without one", ratio("create, pool 0, privileged", "floor: create + start"), 1.2, "times")
+	bar("bulk_info of many", milliseconds(r.quantile(bulkInfo, 0.5)), 10, "ms")
+	bar("bulk_metrics of many", milliseconds(r.quantile(bulkMetrics, 0.5)), 50, "ms")
 	bar("gardend's own memory (PSS)", megabytes(r.own), 30, "MB")
 	return missed
 }

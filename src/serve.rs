@@ -7,6 +7,7 @@
 use anyhow::{Context, Result, bail};
 use gardend::config::{self, ServeArgs, ServeConfig};
 use gardend::garden::{self, Garden, Machine};
+use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
 use gardend::node::containerd::{self, Containerd, Runtime};
@@ -60,24 +61,31 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
     let mount_options = mount::Options { default_rootfs: config.default_rootfs.clone(), ..mount::Options::default() };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
+    let groups = Groups::new(Layout::of_machine().context("cannot find the cgroups")?, sandboxes.cgroups().clone());
+    let resources = ResourceNode::new(folders.clone(), groups.clone());
     let process_options = process::Options { spool_bytes: config.spool_size.0, ..process::Options::default() };
     let images = Images::new(folders.clone(), rootfs.clone(), sandboxes.cgroups().clone())
         .context("cannot prepare processes with images")?;
     let processes = ProcessNode::new(folders.clone(), process_options)
         .context("cannot prepare the process lanes")?
-        .with_images(images);
+        .with_images(images)
+        .with_groups(groups.clone());
+    let together = groups;
     let node = Node {
         sandboxes,
         rootfs: Arc::new(rootfs),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
+        resources: Arc::new(resources.clone()),
+        metrics: Arc::new(resources),
     };
     let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;
 
     let listener = port.listen(BACKLOG).with_context(|| format!("cannot listen on {}", config.listen))?;
     announce(&listener)?;
-    let garden = Garden::new(controller.clone(), Machine::new(folders.state()));
+    let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
+    let garden = Garden::new(controller.clone(), machine);
     let told_to_stop = async {
         // Both are cancel-safe: a signal that came is kept until it is received.
         tokio::select! {

@@ -88,7 +88,7 @@ async fn bulk_info_has_an_entry_for_every_handle_also_for_unknown_ones() {
     assert_eq!(infos["nobody"]["Err"], expected);
     assert_eq!(infos["nobody"]["Info"]["Events"], json!([]));
     let metrics = server.call("GET", "/containers/bulk_metrics?handles=one,nobody", "").await.ok();
-    assert!(metrics["one"]["Err"]["Message"].as_str().unwrap().starts_with("bulk_metrics is not available"));
+    assert_eq!((&metrics["one"]["Err"], &metrics["one"]["Metrics"]["CPUStat"]["Usage"]), (&json!(null), &json!(3)));
     assert_eq!(metrics["nobody"]["Err"]["Type"], "ContainerNotFoundError");
 }
 
@@ -138,20 +138,34 @@ async fn every_call_on_an_unknown_container_says_so() {
 async fn a_call_that_this_version_does_not_have_says_so_by_its_name() {
     let server = Server::start().await;
     server.create("c").await;
-    for (method, path, name) in [
-        ("GET", "limits/bandwidth", "bandwidth_limits"),
-        ("GET", "limits/cpu", "cpu_limits"),
-        ("GET", "limits/disk", "disk_limits"),
-        ("GET", "limits/memory", "memory_limits"),
-        ("POST", "net/in", "net_in"),
-        ("POST", "net/out", "net_out"),
-        ("POST", "net/out/bulk", "bulk_net_out"),
-        ("GET", "metrics", "metrics"),
-    ] {
+    for (method, path, name) in
+        [("POST", "net/in", "net_in"), ("POST", "net/out", "net_out"), ("POST", "net/out/bulk", "bulk_net_out")]
+    {
         let answer = server.call(method, &format!("/containers/c/{path}"), "").await;
         assert_eq!((answer.status, answer.error_type().as_str()), (500, ""), "{answer:?}");
         assert_eq!(answer.message(), format!("{name} is not available in this version of gardend"));
     }
+}
+
+#[tokio::test]
+async fn limits_and_figures_are_answered_as_go_reads_them() {
+    let server = Server::start().await;
+    let spec = r#"{"handle":"c","limits":{"memory_limits":{"limit_in_bytes":8192},"cpu_limits":{"limit_in_shares":7},
+        "pid_limits":{"max":9},"bandwidth_limits":{"rate":1,"burst":2}}}"#;
+    server.call("POST", "/containers", spec).await.ok();
+    for (path, expected) in [
+        ("memory", json!({"limit_in_bytes": 8192})),
+        ("cpu", json!({"weight": 7, "limit_in_shares": 7})),
+        ("bandwidth", json!({"rate": 1, "burst": 2})),
+        ("disk", json!({})),
+    ] {
+        assert_eq!(server.call("GET", &format!("/containers/c/limits/{path}"), "").await.ok(), expected, "{path}");
+    }
+    let metrics = server.call("GET", "/containers/c/metrics", "").await.ok();
+    assert_eq!((&metrics["PidStat"], &metrics["NetworkStat"]), (&json!({"Current": 0, "Max": 9}), &json!(null)));
+    // Half a processor a share.
+    let (age, entitlement) = (metrics["Age"].as_u64().unwrap(), metrics["CPUEntitlement"].as_u64().unwrap());
+    assert_eq!(entitlement, (7.0 * 0.5 * age as f64) as u64);
 }
 
 #[tokio::test]
@@ -242,7 +256,9 @@ async fn a_create_that_cannot_be_is_refused_and_nothing_is_left() {
         (r#"{"handle":".."}"#, "remove '.' and '..' from a path"),
         (r#"{"rootfs":"/missing/rootfs"}"#, "/missing/rootfs does not exist"),
         (r#"{"image":{"uri":"docker:///busybox"}}"#, "image.uri: images (docker://) are not available"),
-        (r#"{"limits":{"pid_limits":{"max":5}}}"#, "limits.pid_limits.max is not available"),
+        (r#"{"limits":{"disk_limits":{"byte_hard":5}}}"#, "limits.disk_limits: this node has no quotas"),
+        (r#"{"limits":{"disk_limits":{"scope":2}}}"#, "limits.disk_limits.scope: expected 0"),
+        (r#"{"properties":{"gardend.x":""}}"#, "gardend's own and can only be read"),
         (r#"{"network":"10.0.0.0/30"}"#, "network is not available"),
         (r#"{"netin":[{"host_port":0,"container_port":80}]}"#, "netin is not available"),
         (r#"{"bind_mounts":[{"src_path":"/a","dst_path":"/b","mode":3}]}"#, "bind_mounts[0].mode: expected 0"),

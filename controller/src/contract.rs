@@ -5,8 +5,12 @@
 //! nothing behind where none is. [`check_all`] runs them one after the other.
 
 use crate::options::Node;
-use crate::ports::{FileStream, FilesError, NodeErrorKind, OutputStream, ProcessEvent, ReaderId, Signal, SpawnError};
-use crate::record::{ContainerSpec, ContainerUid, ExitStatus, Handle, ProcessSpec, ProcessUid, SandboxId, SandboxKind};
+use crate::ports::{
+    FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal, SpawnError,
+};
+use crate::record::{
+    ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, ProcessSpec, ProcessUid, SandboxId, SandboxKind,
+};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -137,6 +141,8 @@ pub async fn check_all(contract: &Contract) {
     files_that_cannot_be_streamed_are_refused_before_any_byte(contract).await;
     a_stream_that_is_none_is_an_error(contract).await;
     a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract).await;
+    limits_are_in_force_as_they_were_asked_for(contract).await;
+    figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(contract).await;
 }
 
 /// `ensure`, `kill` and `remove` are idempotent, and a list says how each place is.
@@ -504,5 +510,61 @@ pub async fn a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contrac
     drop(pipe);
     let ended = outcome.await.expect_err("it was not whole");
     assert!(matches!(ended, FilesError::Killed | FilesError::Stream(_)), "{ended}");
+    place.remove().await;
+}
+
+/// What the checks limit a place to: whole pages, and processes enough for the programs.
+pub const LIMITS: Limits = Limits {
+    bandwidth_rate: 0,
+    bandwidth_burst: 0,
+    cpu_weight: 512,
+    cpu_shares: 0,
+    disk_inode_soft: 0,
+    disk_inode_hard: 0,
+    disk_byte_soft: 0,
+    disk_byte_hard: 0,
+    disk_scope_exclusive: false,
+    memory_bytes: 64 << 20,
+    pids_max: 40,
+};
+
+/// Any number of times, and without them there are none.
+pub async fn limits_are_in_force_as_they_were_asked_for(contract: &Contract) {
+    let place = contract.place().await;
+    let resources = &contract.node.resources;
+    let unlimited = resources.in_force(&place.id, &contract.spec).await.expect("it is read");
+    assert_eq!((unlimited.memory_bytes, unlimited.shares(), unlimited.pids_max), (0, 0, 0));
+    let spec = ContainerSpec { limits: LIMITS, ..contract.spec.clone() };
+    resources.check(&spec).await.expect("these can be had");
+    for _ in 0..2 {
+        resources.limit(&place.id, &spec).await.expect("they are put in force");
+    }
+    let seen = resources.in_force(&place.id, &spec).await.expect("they are read");
+    assert_eq!((seen.memory_bytes, seen.shares(), seen.pids_max), (LIMITS.memory_bytes, 512, LIMITS.pids_max));
+    // What runs there obeys them and is started as ever.
+    let uid = place.spawn(&(contract.programs.exit)(3)).await;
+    assert_eq!(contract.exit_of(&uid).await, ExitStatus::Code(3));
+    assert_eq!(resources.oom(&place.id).await.expect("it is told").kills, 0);
+    place.remove().await;
+}
+
+/// In the order in which they were asked of.
+pub async fn figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(contract: &Contract) {
+    let place = contract.place().await;
+    let spec = ContainerSpec { limits: LIMITS, ..contract.spec.clone() };
+    contract.node.resources.limit(&place.id, &spec).await.expect("limits are put in force");
+    let here = Measured { sandbox: place.id.clone(), container: place.uid.clone(), rootfs: spec.rootfs.clone() };
+    let gone = Measured { sandbox: SandboxId::generate(), container: ContainerUid::generate(), ..here.clone() };
+    let before = contract.node.metrics.usage(vec![here.clone()]).await.remove(0).expect("there are figures");
+    assert_eq!(before.pids, PidUsage { current: 0, max: LIMITS.pids_max });
+    let uid = place.spawn(&(contract.programs.sleep)()).await;
+    let usages = contract.node.metrics.usage(vec![gone, here]).await;
+    let [gone, here] = &usages[..] else { panic!("{} answers to two questions", usages.len()) };
+    assert_eq!(gone.as_ref().expect_err("it is not there").kind, NodeErrorKind::NotFound);
+    let here = here.as_ref().expect("there are figures");
+    assert_eq!(here.pids, PidUsage { current: 1, max: LIMITS.pids_max });
+    assert!(here.memory.toward_limit > 0 && here.cpu.total > 0 && !here.memory.stat.is_empty(), "{here:?}");
+    contract.node.processes.signal(&place.id, &uid, Signal::Kill).await.expect("its init answers");
+    contract.exit_of(&uid).await;
     place.remove().await;
 }

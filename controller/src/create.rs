@@ -10,9 +10,10 @@ use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::reconcile::give_back;
 use crate::record::{
-    ContainerRecord, ContainerStatus, ContainerUid, CreateRequest, Desired, Handle, Origin, Phase, SandboxRecord, Stage,
+    ContainerRecord, ContainerStatus, ContainerUid, CreateRequest, Desired, Handle, Limits, Origin, Phase,
+    SandboxRecord, Stage,
 };
-use crate::service::{Controller, check_property_size};
+use crate::service::{Controller, check_not_reserved, check_property_size};
 use crate::shared::{Key, Shared};
 use crate::state::{Container, Failure};
 use std::sync::Arc;
@@ -36,7 +37,11 @@ impl Controller {
         let deadline = Instant::now() + self.shared.options.create_deadline;
         let properties: usize = request.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
         check_property_size(properties)?;
+        request.properties.keys().try_for_each(|key| check_not_reserved(key))?;
         self.shared.node.rootfs.check(&request.spec).await?;
+        if request.spec.limits != Limits::default() {
+            self.shared.node.resources.check(&request.spec).await?;
+        }
         let record = self.record(request);
         let (uid, handle) = (record.uid.clone(), record.handle.clone());
         let (_busy, undo) = self.admit(record).await?;

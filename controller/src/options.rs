@@ -1,6 +1,6 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
-use crate::ports::{Files, Processes, Rootfs, Sandboxes, Streams};
+use crate::ports::{Files, Metrics, Processes, Resources, Rootfs, Sandboxes, Streams};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,4 +72,8 @@ pub struct Node {
     pub streams: Arc<dyn Streams>,
     /// Tar streams in and out.
     pub files: Arc<dyn Files>,
+    /// Limits.
+    pub resources: Arc<dyn Resources>,
+    /// Figures.
+    pub metrics: Arc<dyn Metrics>,
 }

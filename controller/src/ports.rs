@@ -5,9 +5,11 @@
 //! the same contract tests.
 
 use crate::record::{
-    ContainerSpec, ContainerUid, ExitStatus, Handle, ProcessSpec, ProcessUid, SandboxId, SandboxKind, WindowSize,
+    ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, ProcessSpec, ProcessUid, RootfsSource, SandboxId,
+    SandboxKind, WindowSize,
 };
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -363,4 +365,119 @@ pub trait Files: Send + Sync {
     /// Packs a file, a folder, or (`source` ends in a slash) a folder's contents. On return the
     /// source was found to be there, and readable by the user.
     async fn stream_out(&self, sandbox: &SandboxId, user: &str, source: &str) -> Result<FileStream, FilesError>;
+}
+
+/// What the node holds containers to, and what it killed because of that.
+#[async_trait]
+pub trait Resources: Send + Sync {
+    /// Refuses limits that this node cannot keep, before anything is made (`Invalid`).
+    async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError>;
+
+    /// Puts a container's limits in force on its place, before anything but init runs there.
+    /// Idempotent. Init is not subject to them.
+    async fn limit(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<(), NodeError>;
+
+    /// The limits in force, read back from the node: what was asked for, in the steps that the
+    /// node can keep. Zero where there is none.
+    async fn in_force(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<Limits, NodeError>;
+
+    /// What the kernel has killed in the place for want of memory, since the place was made. From
+    /// then on [`Resources::oom_events`] tells of the place.
+    async fn oom(&self, sandbox: &SandboxId) -> Result<OomSeen, NodeError>;
+
+    /// Places in which something may have been killed for want of memory: a look at
+    /// [`Resources::oom`] tells. One receiver. Some may be lost.
+    fn oom_events(&self) -> tokio::sync::mpsc::Receiver<SandboxId>;
+}
+
+/// See [`Resources::oom`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OomSeen {
+    /// Processes that were killed, so far.
+    pub kills: u64,
+    /// The last of them and why, in words, where the node can tell.
+    pub last: Option<String>,
+}
+
+/// A container that figures are asked of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Where it runs.
+    pub sandbox: SandboxId,
+    /// Which.
+    pub container: ContainerUid,
+    /// What its files are.
+    pub rootfs: RootfsSource,
+}
+
+/// What a container uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory.
+    pub memory: MemoryUsage,
+    /// Processor time.
+    pub cpu: CpuUsage,
+    /// Processes and threads.
+    pub pids: PidUsage,
+    /// Files.
+    pub disk: DiskUsage,
+    /// Network; `None` for a container that has none but its own loopback.
+    pub network: Option<NetworkUsage>,
+}
+
+/// See [`Usage`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUsage {
+    /// The kernel's figures, in bytes and events, by its own names (`total_rss`, `anon`, ...). Which
+    /// there are depends on the version of cgroups.
+    pub stat: BTreeMap<String, u64>,
+    /// What counts towards a limit: all but file pages that can be dropped at any time.
+    pub toward_limit: u64,
+}
+
+/// See [`Usage`]. In nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct CpuUsage {
+    pub total: u64,
+    pub user: u64,
+    pub system: u64,
+}
+
+/// See [`Usage`]. Without init, which no limit counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PidUsage {
+    /// Now.
+    pub current: u64,
+    /// At most; 0 where there is no limit.
+    pub max: u64,
+}
+
+/// See [`Usage`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// With what it shares with others.
+    pub total_bytes: u64,
+    /// With what it shares with others.
+    pub total_inodes: u64,
+    /// Its own.
+    pub exclusive_bytes: u64,
+    /// Its own.
+    pub exclusive_inodes: u64,
+}
+
+/// See [`Usage`]. In bytes, as the container sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct NetworkUsage {
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// What containers use.
+#[async_trait]
+pub trait Metrics: Send + Sync {
+    /// One answer for each, in their order. One whose place is gone is `NotFound`, and harms none
+    /// of the others.
+    async fn usage(&self, of: Vec<Measured>) -> Vec<Result<Usage, NodeError>>;
 }

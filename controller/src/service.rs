@@ -16,6 +16,10 @@ use std::time::Duration;
 
 /// The longest key and value of a property together, in bytes.
 pub const MAX_PROPERTY_BYTES: usize = 1024 * 1024;
+/// The property that says in words what last happened to a container. It is ours.
+pub const MESSAGE_PROPERTY: &str = "gardend.message";
+/// Keys that begin so are for gardend's own properties; clients read them and set none.
+const RESERVED_PREFIX: &str = "gardend.";
 /// How long requests that run have at a shutdown.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -153,9 +157,10 @@ impl Controller {
     /// Sets one. Key and value together may be [`MAX_PROPERTY_BYTES`] long.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for one that is too long; [`Error::Ledger`], and it is as it was.
+    /// [`Error::Invalid`] for one that is too long or not a client's; [`Error::Ledger`], and it is as it was.
     pub async fn set_property(&self, handle: &str, key: &str, value: &str) -> Result<(), Error> {
         check_property_size(key.len() + value.len())?;
+        check_not_reserved(key)?;
         let (key, value) = (key.to_owned(), value.to_owned());
         self.change(handle, move |record| drop(record.properties.insert(key.clone(), value.clone()))).await
     }
@@ -163,8 +168,9 @@ impl Controller {
     /// Removes one; one that is not set is no error.
     ///
     /// # Errors
-    /// [`Error::Ledger`], and it is as it was.
+    /// [`Error::Invalid`] for one that is not a client's; [`Error::Ledger`], and it is as it was.
     pub async fn remove_property(&self, handle: &str, key: &str) -> Result<(), Error> {
+        check_not_reserved(key)?;
         let key = key.to_owned();
         self.change(handle, move |record| drop(record.properties.remove(&key))).await
     }
@@ -260,6 +266,15 @@ impl Controller {
 pub(crate) fn check_property_size(bytes: usize) -> Result<(), Error> {
     if bytes > MAX_PROPERTY_BYTES {
         return Err(Error::Invalid(format!("properties of {bytes} bytes; the limit is {MAX_PROPERTY_BYTES}")));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_not_reserved(key: &str) -> Result<(), Error> {
+    if key.starts_with(RESERVED_PREFIX) {
+        return Err(Error::Invalid(format!(
+            "property {key:?}: keys that begin with {RESERVED_PREFIX:?} are gardend's own and can only be read; choose another"
+        )));
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::service::Controller;
 use crate::shared::{Key, Shared};
 use crate::state::{Container, Process, Role, Sandbox, State, add_event};
 use crate::timers::{self, Timer};
-use crate::{attachment, places, processes, reconcile, sweeper};
+use crate::{attachment, oom, places, processes, reconcile, sweeper};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
@@ -202,6 +202,7 @@ fn begin(shared: &Arc<Shared>) {
     for key in keys {
         shared.wake(key);
     }
+    shared.spawn(oom::listen(Arc::clone(shared), shared.node.resources.oom_events()));
     shared.spawn(reconcile::run(Arc::clone(shared)));
     shared.spawn(sweeper::run(Arc::clone(shared)));
     shared.spawn(timers::run(Arc::clone(shared)));

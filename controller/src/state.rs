@@ -12,7 +12,7 @@ use crate::record::{
     ContainerRecord, ContainerUid, Desired, Phase, ProcessId, ProcessRecord, ProcessState, ProcessUid, SandboxId,
     SandboxKind, Stage, StopMode,
 };
-use crate::service::Outcome;
+use crate::service::{MESSAGE_PROPERTY, Outcome};
 use crate::timers::Timers;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -290,13 +290,19 @@ impl Container {
 
 /// Notes what happened to a container, once in a row.
 pub fn add_event(record: &mut ContainerRecord, event: String) {
-    let events = &mut record.status.events;
-    if events.last() != Some(&event) {
-        if events.len() == MAX_EVENTS {
-            events.remove(0);
-        }
-        events.push(event);
+    if record.status.events.last() != Some(&event) {
+        record.properties.insert(MESSAGE_PROPERTY.to_owned(), event.clone());
+        keep_event(record, event);
     }
+}
+
+/// Notes each of several that are alike. What goes under [`MESSAGE_PROPERTY`] is the caller's to say.
+pub fn keep_event(record: &mut ContainerRecord, event: String) {
+    let events = &mut record.status.events;
+    if events.len() == MAX_EVENTS {
+        events.remove(0);
+    }
+    events.push(event);
 }
 
 impl Process {

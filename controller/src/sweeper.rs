@@ -12,6 +12,7 @@
 //! Promises: never waits on one container; judges only places that were recorded as made before
 //! it looked; touches nothing that the ports do not call ours.
 
+use crate::oom;
 use crate::plan::Place;
 use crate::ports::{NodeError, NodeErrorKind, SandboxSeen};
 use crate::processes;
@@ -56,6 +57,7 @@ pub async fn sweep(shared: &Arc<Shared>) {
     }
     look_at_everything(shared);
     look_for_exits(shared, before);
+    oom::look_at_all(shared);
 }
 
 /// Places that ought to be running, and whose they are.

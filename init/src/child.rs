@@ -53,6 +53,15 @@ pub enum Stdio {
     Terminal(u16, u16),
 }
 
+/// When a process becomes what it is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At once.
+    Now,
+    /// When init says so.
+    WhenReleased,
+}
+
 /// What init knows since its own start and hands on to each process.
 #[derive(Clone, Copy, Debug)]
 pub struct Inheritance {
@@ -82,13 +91,14 @@ impl Inheritance {
 
 /// Becomes the process that `spec` tells, or reports over `status` why not.
 pub fn become_process(
+    start: Start,
     spec: &SpawnSpec,
     stdio: &Stdio,
     inheritance: &Inheritance,
     confinement: &Confinement,
     status: BorrowedFd<'_>,
 ) {
-    let Err(failure) = attempt(spec, stdio, inheritance, confinement, status);
+    let Err(failure) = attempt(start, spec, stdio, inheritance, confinement, status);
     report(status, failure);
 }
 
@@ -106,6 +116,7 @@ pub fn is_spared_by_oom() -> bool {
 }
 
 fn attempt(
+    start: Start,
     spec: &SpawnSpec,
     stdio: &Stdio,
     inheritance: &Inheritance,
@@ -114,6 +125,9 @@ fn attempt(
 ) -> Result<Infallible, SpawnFailure> {
     close_what_is_inits(stdio, status);
     sys::restore_signals();
+    if start == Start::WhenReleased {
+        wait_for_release(status)?;
+    }
     rustix::process::setsid().map_err(|error| system("setsid", error))?;
     rustix::process::chdir("/").map_err(|error| system("chdir to /", error))?;
 
@@ -140,6 +154,15 @@ fn attempt(
     inheritance.privileges.assume(&account, spec.capabilities)?;
     rustix::process::chdir(dir.as_c_str()).map_err(dir_failed)?;
     Err(program::exec(Lookup::of(&spec.path), &candidates, &image))
+}
+
+/// Before anything is read or written, so that all of it counts where the process will be by then.
+fn wait_for_release(status: BorrowedFd<'_>) -> Result<(), SpawnFailure> {
+    match packet::recv(status, &mut Vec::new()) {
+        Ok(packet::Packet::Message(_)) => Ok(()),
+        // Init is gone, and so is everything.
+        _ => Err(SpawnFailure::System { call: "wait to be released".into(), errno: libc::EPIPE }),
+    }
 }
 
 /// The copies of init's descriptors would hold others' pipes open for as long as this process

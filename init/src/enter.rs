@@ -16,7 +16,7 @@
 //! C runs nothing of the container's before init knows it; where gardend dies before that, the end
 //! of the status socket ends C. It has a single thread, as setns(2) wants it.
 
-use crate::child::{self, Confinement, Inheritance, Privileges, Stdio};
+use crate::child::{self, Confinement, Inheritance, Privileges, Start, Stdio};
 use crate::packet::{self, Packet};
 use crate::sys::{self, FilterList};
 use crate::wire::{self, MAX_REQUEST, SpawnFailure, SpawnSpec};
@@ -165,7 +165,8 @@ fn wait_and_become(
         }
     };
     let inheritance = Inheritance { privileges, open_files: None, is_spared_by_oom: false };
-    child::become_process(&request.spec, stdio, &inheritance, &Confinement { filters }, status);
+    let confinement = Confinement { filters };
+    child::become_process(Start::Now, &request.spec, stdio, &inheritance, &confinement, status);
 }
 
 fn has_ended(pidfd: BorrowedFd<'_>) -> bool {

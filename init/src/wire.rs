@@ -123,6 +123,21 @@ pub enum Request {
         /// What to move.
         spec: TransferSpec,
     },
+    /// As [`Request::Spawn`], but the process waits, before it does anything at all, until
+    /// [`Request::Release`]. Answered by [`Event::Held`] first. It is held by the connection that
+    /// asked for it: with another [`Request::Hello`] it is killed, like all that has not reached
+    /// its exec, so that what was never released never runs.
+    SpawnHeld {
+        /// As in [`Request::Spawn`].
+        key: ProcessKey,
+        /// What to run.
+        spec: SpawnSpec,
+    },
+    /// Let a held process go on. One that is not held is left alone.
+    Release {
+        /// Which.
+        key: ProcessKey,
+    },
 }
 
 /// What init says.
@@ -185,6 +200,11 @@ pub enum Event {
     Pong {
         /// As asked.
         token: u64,
+    },
+    /// A process waits for [`Request::Release`]. Beside it: its pidfd.
+    Held {
+        /// Which.
+        key: ProcessKey,
     },
 }
 

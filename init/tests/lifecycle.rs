@@ -2,7 +2,7 @@
 
 mod support;
 
-use garden_init::wire::{Event, Exit, ProcessKey, Request, SpawnSpec, Streams};
+use garden_init::wire::{Event, Exit, ProcessKey, Request, SpawnFailure, SpawnSpec, Streams};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -236,4 +236,76 @@ fn the_socket_is_roots_alone_and_a_stale_one_is_replaced() {
     assert!(connected.expect("nobody listens").hello().is_empty());
     init.kill().unwrap();
     init.wait().unwrap();
+}
+
+#[test]
+fn a_held_process_runs_when_it_is_released_and_not_before() {
+    let place = Place::start();
+    let mut client = place.client();
+    let key = new_key();
+    let (_pidfd, [_stdin, mut stdout, _stderr]) = client.hold(key, &spec("echo > /tmp/ran; echo here; exit 5"));
+    // Others come and go meanwhile.
+    assert_eq!(client.run(&spec("exit 8")).exit, Exit::Code(8));
+    let early = client.receive(Duration::from_millis(100));
+    assert!(early.is_none(), "it goes on by itself: {early:?}");
+    assert!(!place.path("/tmp/ran").exists());
+    for _ in 0..2 {
+        client.send(&Request::Release { key }, &[]);
+    }
+    let spawned = client.wait_for(|event, fds| match event {
+        Event::Spawned { key: spawned, .. } if *spawned == key => Some(fds.len()),
+        Event::SpawnFailed { error, .. } => panic!("{error:?}"),
+        _ => None,
+    });
+    assert_eq!(spawned, 1);
+    assert_eq!(client.exit_of(key), Exit::Code(5));
+    assert_eq!(text(&mut stdout), "here\n");
+    client.send(&Request::Forget { key }, &[]);
+    // Nothing to release.
+    client.send(&Request::Release { key: new_key() }, &[]);
+    client.ping();
+}
+
+#[test]
+fn a_held_process_whose_asker_is_gone_never_runs() {
+    let place = Place::start();
+    let mut client = place.client();
+    let key = new_key();
+    let streams = client.hold(key, &spec("echo > /tmp/ran"));
+    drop((client, streams));
+    let mut next = place.connect();
+    assert!(next.hello().is_empty());
+    next.send(&Request::Release { key }, &[]);
+    next.wait_until_empty();
+    assert!(!place.path("/tmp/ran").exists());
+}
+
+#[test]
+fn a_held_process_that_is_killed_has_not_been_started() {
+    let place = Place::start();
+    let mut client = place.client();
+    let key = new_key();
+    let _held = client.hold(key, &spec("echo > /tmp/ran"));
+    client.send(&Request::Signal { key, signal: libc::SIGKILL }, &[]);
+    let error = client.wait_for(|event, _| match event {
+        Event::SpawnFailed { key: failed, error } if *failed == key => Some(error.clone()),
+        Event::Spawned { .. } => panic!("it was started"),
+        _ => None,
+    });
+    assert!(matches!(error, SpawnFailure::System { errno: libc::ECANCELED, .. }), "{error:?}");
+    assert!(!client.is_occupied() && !place.path("/tmp/ran").exists());
+}
+
+#[test]
+fn what_a_held_process_cannot_become_is_told_after_its_release() {
+    let place = Place::start();
+    let mut client = place.client();
+    let key = new_key();
+    let _held = client.hold(key, &spec_of(&["/no/such/program"]));
+    client.send(&Request::Release { key }, &[]);
+    let error = client.wait_for(|event, _| match event {
+        Event::SpawnFailed { key: failed, error } if *failed == key => Some(error.clone()),
+        _ => None,
+    });
+    assert_eq!(error, SpawnFailure::NotFound);
 }

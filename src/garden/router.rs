@@ -5,7 +5,7 @@
 
 use super::Garden;
 use super::answer::Refusal;
-use super::calls::{containers, files, metrics, missing, processes, properties, server};
+use super::calls::{containers, files, limits, metrics, missing, processes, properties, server};
 use super::names::Names;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -35,10 +35,10 @@ pub(super) fn router(garden: Garden) -> Router {
         .route("/containers/{handle}/stop", put(containers::stop))
         .route("/containers/{handle}/grace_time", put(containers::set_grace_time))
         .route("/containers/{handle}/files", put(files::stream_in).merge(stream_out))
-        .route("/containers/{handle}/limits/bandwidth", get(missing::bandwidth_limits))
-        .route("/containers/{handle}/limits/cpu", get(missing::cpu_limits))
-        .route("/containers/{handle}/limits/disk", get(missing::disk_limits))
-        .route("/containers/{handle}/limits/memory", get(missing::memory_limits))
+        .route("/containers/{handle}/limits/bandwidth", get(limits::bandwidth))
+        .route("/containers/{handle}/limits/cpu", get(limits::cpu))
+        .route("/containers/{handle}/limits/disk", get(limits::disk))
+        .route("/containers/{handle}/limits/memory", get(limits::memory))
         .route("/containers/{handle}/net/in", post(missing::net_in))
         .route("/containers/{handle}/net/out", post(missing::net_out))
         .route("/containers/{handle}/net/out/bulk", post(missing::bulk_net_out))

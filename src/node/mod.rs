@@ -1,6 +1,7 @@
 //! The controller's ports made real.
 
 pub mod blank;
+pub mod cgroup;
 pub mod check;
 pub mod containerd;
 pub mod mount;

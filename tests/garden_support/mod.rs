@@ -26,6 +26,10 @@ impl FactSource for FixedFacts {
     fn facts(&self) -> io::Result<Facts> {
         Ok(Facts { memory_bytes: 1, disk_bytes: 3, schedulable_disk_bytes: 2 })
     }
+
+    fn cpu_share(&self) -> f64 {
+        0.5
+    }
 }
 
 /// A controller on an empty node in memory.

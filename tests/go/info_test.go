@@ -195,17 +195,11 @@ func TestWhatIsNotThereYet(t *testing.T) {
 		container := create(t, spec(t))
 		streamIn := container.StreamIn(garden.StreamInSpec{Path: "/tmp", TarStream: strings.NewReader(strings.Repeat("x", mebibyte))})
 		_, streamOut := container.StreamOut(garden.StreamOutSpec{Path: "/tmp"})
-		_, bandwidth := container.CurrentBandwidthLimits()
-		_, cpu := container.CurrentCPULimits()
-		_, disk := container.CurrentDiskLimits()
-		_, memory := container.CurrentMemoryLimits()
-		_, metrics := container.Metrics()
 		_, _, netIn := container.NetIn(0, 80)
 		netOut := container.NetOut(garden.NetOutRule{})
 		bulkNetOut := container.BulkNetOut([]garden.NetOutRule{{}})
 		for name, err := range map[string]error{
-			"stream in": streamIn, "stream out": streamOut, "bandwidth": bandwidth, "cpu": cpu, "disk": disk, "memory": memory,
-			"metrics": metrics, "net in": netIn, "net out": netOut, "bulk net out": bulkNetOut,
+			"stream in": streamIn, "stream out": streamOut, "net in": netIn, "net out": netOut, "bulk net out": bulkNetOut,
 		} {
 			if err == nil {
 				t.Errorf("%s: answered as if it had been done", name)

@@ -14,12 +14,13 @@
 mod files;
 mod ports;
 mod programs;
+mod resources;
 mod streams;
 mod world;
 
 use crate::options::Node;
 use crate::ports::{NodeError, NodeErrorKind};
-use crate::record::{ContainerUid, ProcessUid, SandboxId};
+use crate::record::{ContainerUid, Limits, ProcessUid, SandboxId};
 use ports::Life;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,11 +47,16 @@ pub enum Call {
     Acknowledge,
     StreamIn,
     StreamOut,
+    CheckLimits,
+    Limit,
+    InForce,
+    Oom,
+    Usage,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -68,6 +74,11 @@ impl Call {
         Self::Acknowledge,
         Self::StreamIn,
         Self::StreamOut,
+        Self::CheckLimits,
+        Self::Limit,
+        Self::InForce,
+        Self::Oom,
+        Self::Usage,
     ];
 }
 
@@ -101,6 +112,8 @@ impl FakeNode {
             rootfs: Arc::clone(&life) as _,
             processes: Arc::clone(&life) as _,
             streams: Arc::clone(&life) as _,
+            resources: Arc::clone(&life) as _,
+            metrics: Arc::clone(&life) as _,
             files: life,
         }
     }
@@ -152,6 +165,16 @@ impl FakeNode {
     /// Kills a place's init, and with it all that runs there.
     pub fn kill_init(&self, id: &SandboxId) {
         self.world().kill_init(id);
+    }
+
+    /// The kernel kills something in a place for want of memory.
+    pub fn out_of_memory(&self, id: &SandboxId, words: &str) {
+        self.world().out_of_memory(id, words);
+    }
+
+    /// The limits that places are held to.
+    pub fn limits(&self) -> Vec<(SandboxId, Limits)> {
+        self.world().places.iter().map(|(id, place)| (id.clone(), place.limits)).collect()
     }
 
     /// All places, whatever is left of them.

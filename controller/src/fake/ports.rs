@@ -22,22 +22,26 @@ pub struct Life {
     world: Arc<Mutex<World>>,
     number: u64,
     events: Mutex<Option<mpsc::Receiver<ProcessEvent>>>,
+    pub oom_events: Mutex<Option<mpsc::Receiver<SandboxId>>>,
     connected: Mutex<HashSet<SandboxId>>,
 }
 
 impl Life {
     pub fn begin(world: Arc<Mutex<World>>) -> Self {
         let (tell, events) = mpsc::channel(EVENTS);
+        let (tell_oom, oom_events) = mpsc::channel(EVENTS);
         let number = {
             let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
             world.life += 1;
             world.events = Some(tell);
+            world.oom_events = Some(tell_oom);
             world.readers.clear();
             world.processes.values_mut().for_each(|process| process.readers = 0);
             world.at_once.clear();
             world.life
         };
-        Self { world, number, events: Mutex::new(Some(events)), connected: Mutex::default() }
+        let (events, oom_events) = (Mutex::new(Some(events)), Mutex::new(Some(oom_events)));
+        Self { world, number, events, oom_events, connected: Mutex::default() }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -125,7 +129,7 @@ impl Drop for Running<'_> {
     }
 }
 
-fn not_there(id: &SandboxId) -> NodeError {
+pub fn not_there(id: &SandboxId) -> NodeError {
     NodeError::new(NodeErrorKind::NotFound, format!("no init answers in place {id}"))
 }
 

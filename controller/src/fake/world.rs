@@ -2,8 +2,8 @@
 
 use super::programs::{Ends, Program};
 use super::{Call, Fault};
-use crate::ports::{ProcessEvent, ReaderId};
-use crate::record::{ContainerUid, ExitStatus, ProcessUid, SandboxId, SandboxKind};
+use crate::ports::{OomSeen, ProcessEvent, ReaderId};
+use crate::record::{ContainerUid, ExitStatus, Limits, ProcessUid, SandboxId, SandboxKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,7 @@ pub struct World {
     /// Which gardend's calls count.
     pub life: u64,
     pub events: Option<mpsc::Sender<ProcessEvent>>,
+    pub oom_events: Option<mpsc::Sender<SandboxId>>,
     /// Told of every change.
     pub changed: watch::Sender<()>,
     pub faults: HashMap<Call, VecDeque<Fault>>,
@@ -43,11 +44,22 @@ pub struct Place {
     pub label: Option<(ContainerUid, String)>,
     /// Processes that run in it.
     pub alive: usize,
+    pub limits: Limits,
+    pub oom: OomSeen,
 }
 
 impl Place {
     pub fn running(kind: SandboxKind) -> Self {
-        Self { kind, running: true, furnished: None, half_furnished: false, label: None, alive: 0 }
+        Self {
+            kind,
+            running: true,
+            furnished: None,
+            half_furnished: false,
+            label: None,
+            alive: 0,
+            limits: Limits::default(),
+            oom: OomSeen::default(),
+        }
     }
 }
 
@@ -126,6 +138,16 @@ impl World {
             place.alive = 0;
         }
         self.changed.send_replace(());
+    }
+
+    pub fn out_of_memory(&mut self, id: &SandboxId, words: &str) {
+        let Some(place) = self.places.get_mut(id) else { return };
+        place.oom.kills += 1;
+        place.oom.last = Some(words.to_owned());
+        if let Some(events) = self.oom_events.as_ref().filter(|_| !self.lose_events) {
+            // One that does not fit is lost, which is a fault like any other.
+            let _ = events.try_send(id.clone());
+        }
     }
 
     pub fn kill_init(&mut self, id: &SandboxId) {

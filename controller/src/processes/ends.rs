@@ -3,6 +3,7 @@
 
 use super::{alive, drop_from_memory, update};
 use crate::ledger::{Change, Durable};
+use crate::oom;
 use crate::places;
 use crate::plan::Wanted;
 use crate::ports::{NodeErrorKind, ProcessEvent};
@@ -72,6 +73,9 @@ pub fn exited(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, statu
 /// Recorded, then published, then acknowledged.
 async fn settle(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, status: ExitStatus) {
     let ended_at = Some(SystemTime::now());
+    if may_be_oom(shared, uid, status) {
+        oom::look_at_end(shared, sandbox, uid, status).await;
+    }
     let mut failures = 0;
     loop {
         let Some(seen) = shared.state().processes.get(uid).map(|process| process.record.seen) else { return };
@@ -90,6 +94,14 @@ async fn settle(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, sta
     }
     acknowledge(shared, sandbox, uid).await;
     settled(shared, uid);
+}
+
+/// Whether want of memory may have to do with an end: its own, or one of a child's that it survived.
+fn may_be_oom(shared: &Shared, uid: &ProcessUid, status: ExitStatus) -> bool {
+    let killed = matches!(status, ExitStatus::Signal(9) | ExitStatus::Code(137));
+    let state = shared.state();
+    let container = state.processes.get(uid).and_then(|process| state.containers.get(&process.record.container));
+    killed || container.is_some_and(|container| container.record.spec.limits.memory_bytes > 0)
 }
 
 pub async fn acknowledge(shared: &Shared, sandbox: &SandboxId, uid: &ProcessUid) {

@@ -6,7 +6,7 @@ use crate::ledger::{Change, Durable};
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::queue::Verdict;
-use crate::record::{Phase, SandboxId, SandboxKind, SandboxRecord, Stage};
+use crate::record::{Limits, Phase, SandboxId, SandboxKind, SandboxRecord, Stage};
 use crate::shared::{Key, Shared};
 use crate::state::{Container, Failure, Role, State};
 use crate::{places, processes};
@@ -24,6 +24,7 @@ pub(super) async fn take_place(shared: &Arc<Shared>, subject: &Subject) -> Done 
     let mine = id.clone();
     let recorded = shared.edit(&subject.uid, Durable::Crash, vec![Change::PutSandbox(row)], move |record| {
         record.sandbox = Some(mine.clone());
+        record.status.oom_kills = 0;
         record.status.furnished = false;
         record.status.phase = Phase::Creating;
         record.status.stage = Some(Stage::Sandbox);
@@ -80,15 +81,25 @@ pub(super) async fn make_place(shared: &Arc<Shared>, subject: &Subject) -> Done 
 pub(super) async fn furnish(shared: &Arc<Shared>, subject: &Subject) -> Done {
     let Some(id) = &subject.sandbox else { return Done::Verdict(Verdict::Rest) };
     let permit = shared.limits.furnishings.acquire().await;
-    let result = shared.node.rootfs.furnish(id, &subject.uid, &subject.handle, &subject.spec).await;
+    let files = shared.node.rootfs.furnish(id, &subject.uid, &subject.handle, &subject.spec);
+    // Beside each other: they have nothing in common. A place that got only one is replaced.
+    let (furnished, limited) = tokio::join!(files, limit(shared, id, subject));
     drop(permit);
-    match result {
-        Ok(()) => {
+    match (furnished, limited) {
+        (Ok(()), Ok(())) => {
             place_is(shared, subject, Place::Made, Place::Furnished);
             Done::Next
         }
-        Err(error) => failed(shared, subject, Stage::Rootfs, error, Next::AnotherPlace),
+        (Err(error), _) => failed(shared, subject, Stage::Rootfs, error, Next::AnotherPlace),
+        (_, Err(error)) => failed(shared, subject, Stage::Limits, error, Next::AnotherPlace),
     }
+}
+
+async fn limit(shared: &Shared, id: &SandboxId, subject: &Subject) -> Result<(), NodeError> {
+    if subject.spec.limits == Limits::default() {
+        return Ok(());
+    }
+    shared.node.resources.limit(id, &subject.spec).await
 }
 
 pub(super) async fn connect(shared: &Arc<Shared>, subject: &Subject) -> Done {

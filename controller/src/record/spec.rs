@@ -110,6 +110,18 @@ pub struct Limits {
     pub pids_max: u64,
 }
 
+impl Limits {
+    /// The processor shares that were asked for, by whichever name: the newer one wins.
+    pub fn shares(&self) -> u64 {
+        if self.cpu_weight > 0 { self.cpu_weight } else { self.cpu_shares }
+    }
+
+    /// Whether one for the disk was asked for.
+    pub fn has_disk(&self) -> bool {
+        [self.disk_byte_soft, self.disk_byte_hard, self.disk_inode_soft, self.disk_inode_hard].iter().any(|n| *n > 0)
+    }
+}
+
 /// What a client wants to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSpec {

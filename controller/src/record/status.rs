@@ -78,8 +78,11 @@ pub struct ContainerStatus {
     pub furnished: bool,
     /// All its processes were stopped on request.
     pub stopped: bool,
-    /// What happened to it ("oom", "Stuck: ...", "made again: ..."), oldest first, bounded.
+    /// What happened to it ("Out of memory", "Stuck: ...", "made again: ..."), oldest first, bounded.
     pub events: Vec<String>,
+    /// Of what the kernel has killed in its present place for want of memory, what is told already.
+    #[serde(default)]
+    pub oom_kills: u64,
     /// Failures in a row of the present step.
     pub failures: u32,
     /// The last failure, in words.
@@ -113,6 +116,7 @@ pub enum Stage {
     Kill,
     Release,
     Remove,
+    Limits,
 }
 
 impl std::fmt::Display for Stage {
@@ -125,6 +129,7 @@ impl std::fmt::Display for Stage {
             Self::Kill => "killing it",
             Self::Release => "releasing its files",
             Self::Remove => "removing its place",
+            Self::Limits => "putting its limits in force",
         })
     }
 }

@@ -60,6 +60,8 @@ pub struct Starting {
     pub failure: Option<SpawnFailure>,
     /// Nobody wants it any more, and it was killed.
     pub is_abandoned: bool,
+    /// It waits to be released: should it end now, it has never run.
+    pub is_held: bool,
 }
 
 /// How far a process on its way has got.
@@ -86,6 +88,10 @@ impl Starting {
                     (Ok(Report::Failed(failure)), _) => self.failure = Some(failure),
                     _ => self.failure = Some(SpawnFailure::Malformed { reason: "a report out of place".into() }),
                 },
+                Ok(Packet::End) if self.is_held => {
+                    let failure = SpawnFailure::System { call: "wait to be released".into(), errno: libc::ECANCELED };
+                    self.failure = Some(failure);
+                }
                 Ok(Packet::End) => return Progress::Runs,
                 Err(error) if error.would_block() => return Progress::Pending,
                 // No descriptor was left for the terminal's master.

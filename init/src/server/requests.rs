@@ -3,7 +3,7 @@
 use super::connection::Broken;
 use super::processes::{Held, Process, Progress, Starting};
 use super::{MAX_PROCESSES, Server};
-use crate::child::{self, Confinement, Stdio};
+use crate::child::{self, Confinement, Start, Stdio};
 use crate::packet;
 use crate::sys::{self, Target};
 use crate::wire::{self, Event, GO, MAX_REQUEST, ProcessKey, Request, SpawnFailure, SpawnSpec};
@@ -38,13 +38,20 @@ impl Server {
             Request::Hello { version } => return self.hello(version),
             _ if !self.is_greeted() => return Err(Broken::Protocol("the first request is not Hello")),
             Request::Spawn { key, spec } => {
-                let started = self.spawn(key, &spec, fds);
+                let started = self.spawn(Start::Now, key, &spec, fds);
                 return started.or_else(|error| self.tell(Event::SpawnFailed { key, error }, Vec::new()));
             }
             Request::Adopt { key, pid, has_terminal } => {
                 let adopted = self.adopt(key, pid, has_terminal, fds);
                 return adopted.or_else(|error| self.tell(Event::SpawnFailed { key, error }, Vec::new()));
             }
+            Request::SpawnHeld { key, spec } => {
+                return match self.spawn(Start::WhenReleased, key, &spec, fds) {
+                    Ok(()) => self.tell_held(key),
+                    Err(error) => self.tell(Event::SpawnFailed { key, error }, Vec::new()),
+                };
+            }
+            Request::Release { key } => self.release(&key),
             Request::Signal { key, signal } => self.signal(&key, signal),
             Request::SignalAll { signal } => self.signal_all(signal),
             Request::Resize { key, columns, rows } => self.resize(&key, columns, rows),
@@ -112,7 +119,7 @@ impl Server {
         packet::send(status.as_fd(), GO, &[])
             .map_err(|_| SpawnFailure::System { call: "send".into(), errno: libc::EPIPE })?;
         let (asker, failure, is_abandoned) = (self.connections, None, false);
-        self.processes.begin(key, Starting { asker, pid, pidfd, status, held, failure, is_abandoned });
+        self.processes.begin(key, Starting { asker, pid, pidfd, status, held, failure, is_abandoned, is_held: false });
         Ok(())
     }
 
@@ -127,7 +134,13 @@ impl Server {
     }
 
     /// Forks. Whether the process gets as far as its exec shows later, in [`Server::settle`].
-    fn spawn(&mut self, key: ProcessKey, spec: &SpawnSpec, fds: Vec<OwnedFd>) -> Result<(), SpawnFailure> {
+    fn spawn(
+        &mut self,
+        start: Start,
+        key: ProcessKey,
+        spec: &SpawnSpec,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), SpawnFailure> {
         self.room_for(&key)?;
         let (stdio, held) = divide(spec.tty, fds)?;
         let flags = SocketFlags::CLOEXEC;
@@ -135,12 +148,13 @@ impl Server {
             .and_then(|pair| rustix::io::ioctl_fionbio(&pair.0, true).map(|()| pair))
             .map_err(|error| SpawnFailure::System { call: "socketpair".into(), errno: error.raw_os_error() })?;
         let inheritance = self.inheritance;
-        let child =
-            sys::fork(|| child::become_process(spec, &stdio, &inheritance, &Confinement::default(), far.as_fd()))
-                .map_err(|error| SpawnFailure::System {
-                    call: "clone".into(),
-                    errno: error.raw_os_error().unwrap_or(libc::EAGAIN),
-                })?;
+        let child = sys::fork(|| {
+            child::become_process(start, spec, &stdio, &inheritance, &Confinement::default(), far.as_fd());
+        });
+        let child = child.map_err(|error| SpawnFailure::System {
+            call: "clone".into(),
+            errno: error.raw_os_error().unwrap_or(libc::EAGAIN),
+        })?;
         let starting = Starting {
             asker: self.connections,
             pid: child.pid,
@@ -149,9 +163,23 @@ impl Server {
             held,
             failure: None,
             is_abandoned: false,
+            is_held: start == Start::WhenReleased,
         };
         self.processes.begin(key, starting);
         Ok(())
+    }
+
+    fn tell_held(&mut self, key: ProcessKey) -> Result<(), Broken> {
+        let Some(starting) = self.processes.starting.get(&key) else { return Ok(()) };
+        let pidfd = starting.pidfd.try_clone().map_err(Broken::Descriptor)?;
+        self.tell(Event::Held { key }, vec![pidfd])
+    }
+
+    /// What the process is sent has no meaning but that it comes. One that takes nothing has ended.
+    fn release(&mut self, key: &ProcessKey) {
+        if let Some(starting) = self.processes.starting.get_mut(key).filter(|starting| starting.is_held) {
+            starting.is_held = packet::send(starting.status.as_fd(), &[wire::VERSION], &[]).is_err();
+        }
     }
 
     /// Bounded, so that a new connection and its descriptors always find room.

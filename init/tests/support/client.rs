@@ -142,6 +142,17 @@ impl Client {
 
     /// Sends Spawn, by a file where it is large; gardend's ends come back.
     pub fn ask(&mut self, key: ProcessKey, spec: &SpawnSpec) -> [File; 3] {
+        self.ask_by(&Request::Spawn { key, spec: spec.clone() })
+    }
+
+    /// Sends SpawnHeld, and waits until the process is held; its pidfd comes back, too.
+    pub fn hold(&mut self, key: ProcessKey, spec: &SpawnSpec) -> (OwnedFd, [File; 3]) {
+        let streams = self.ask_by(&Request::SpawnHeld { key, spec: spec.clone() });
+        let pidfd = self.wait_for(|event, fds| (*event == Event::Held { key }).then(|| fds.remove(0)));
+        (pidfd, streams)
+    }
+
+    fn ask_by(&mut self, request: &Request) -> [File; 3] {
         let [(stdin_read, stdin), (stdout, stdout_write), (stderr, stderr_write)] =
             [(); 3].map(|()| std::io::pipe().unwrap());
         for pipe in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
@@ -155,7 +166,7 @@ impl Client {
             stderr_write.as_fd(),
             stderr.as_fd(),
         ];
-        self.send_by_size(&Request::Spawn { key, spec: spec.clone() }, &fds);
+        self.send_by_size(request, &fds);
         [OwnedFd::from(stdin).into(), OwnedFd::from(stdout).into(), OwnedFd::from(stderr).into()]
     }
 

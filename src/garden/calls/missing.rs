@@ -15,4 +15,4 @@ macro_rules! missing {
     )*};
 }
 
-missing!(bandwidth_limits, cpu_limits, disk_limits, memory_limits, net_in, net_out, bulk_net_out,);
+missing!(net_in, net_out, bulk_net_out,);

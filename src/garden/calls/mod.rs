@@ -2,6 +2,7 @@
 
 pub(super) mod containers;
 pub(super) mod files;
+pub(super) mod limits;
 pub(super) mod metrics;
 pub(super) mod missing;
 pub(super) mod processes;

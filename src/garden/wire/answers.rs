@@ -101,14 +101,6 @@ impl From<Result<ContainerInfo, GardenError>> for InfoEntry {
     }
 }
 
-/// One container's part of a bulk_metrics, of which this version has only the failures.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct MetricsEntry {
-    pub(crate) metrics: Nothing,
-    pub(crate) err: GardenError,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,8 +89,6 @@ struct DiskLimits {
     inode_hard: u64,
     byte_soft: u64,
     byte_hard: u64,
-    /// Without a limit it says nothing.
-    #[allow(dead_code)]
     scope: u8,
 }
 
@@ -127,25 +125,37 @@ pub(super) fn refuse_limits(named: impl IntoIterator<Item = (&'static str, u64)>
 }
 
 impl Limits {
-    fn check(&self) -> Result<(), Unacceptable> {
-        let others = [
-            ("bandwidth_limits.rate", self.bandwidth_limits.rate),
-            ("bandwidth_limits.burst", self.bandwidth_limits.burst),
-            ("disk_limits.inode_soft", self.disk_limits.inode_soft),
-            ("disk_limits.inode_hard", self.disk_limits.inode_hard),
-            ("disk_limits.byte_soft", self.disk_limits.byte_soft),
-            ("disk_limits.byte_hard", self.disk_limits.byte_hard),
-            ("pid_limits.max", self.pid_limits.max),
-            self.memory_limits.named(),
-        ];
-        refuse_limits(self.cpu_limits.named().into_iter().chain(others))
+    fn into_limits(self) -> Result<record::Limits, Unacceptable> {
+        let disk_scope_exclusive = match self.disk_limits.scope {
+            0 => false,
+            1 => true,
+            other => {
+                let reason = format!("expected 0 (total) or 1 (exclusive), found {other}");
+                return Err(Unacceptable::field("limits.disk_limits.scope", reason));
+            }
+        };
+        let limits = record::Limits {
+            bandwidth_rate: self.bandwidth_limits.rate,
+            bandwidth_burst: self.bandwidth_limits.burst,
+            cpu_weight: self.cpu_limits.weight,
+            cpu_shares: self.cpu_limits.limit_in_shares,
+            disk_inode_soft: self.disk_limits.inode_soft,
+            disk_inode_hard: self.disk_limits.inode_hard,
+            disk_byte_soft: self.disk_limits.byte_soft,
+            disk_byte_hard: self.disk_limits.byte_hard,
+            disk_scope_exclusive,
+            memory_bytes: self.memory_limits.limit_in_bytes,
+            pids_max: self.pid_limits.max,
+        };
+        // What a scope counts says nothing where nothing is counted.
+        Ok(if limits.has_disk() { limits } else { record::Limits { disk_scope_exclusive: false, ..limits } })
     }
 }
 
 impl ContainerSpec {
     /// The request in the controller's words.
     pub(crate) fn into_request(self) -> Result<CreateRequest, Unacceptable> {
-        self.limits.check()?;
+        let limits = self.limits.into_limits()?;
         if !self.network.is_empty() {
             return Err(Unacceptable::not_available("network"));
         }
@@ -162,6 +172,7 @@ impl ContainerSpec {
             bind_mounts,
             env: self.env,
             privileged: self.privileged,
+            limits,
             ..record::ContainerSpec::default()
         };
         Ok(CreateRequest {
@@ -306,16 +317,30 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_carried_over_by_their_names() {
+        let asked = request(
+            r#"{"limits":{"memory_limits":{"limit_in_bytes":1},"cpu_limits":{"limit_in_shares":2,"weight":3},
+            "pid_limits":{"max":4},"bandwidth_limits":{"rate":5,"burst":6},
+            "disk_limits":{"inode_soft":7,"inode_hard":8,"byte_soft":9,"byte_hard":10,"scope":1}}}"#,
+        )
+        .unwrap()
+        .spec
+        .limits;
+        let seen = [asked.memory_bytes, asked.cpu_shares, asked.cpu_weight, asked.pids_max, asked.bandwidth_rate];
+        assert_eq!(seen, [1, 2, 3, 4, 5]);
+        assert_eq!((asked.bandwidth_burst, asked.disk_inode_soft, asked.disk_inode_hard), (6, 7, 8));
+        assert_eq!((asked.disk_byte_soft, asked.disk_byte_hard, asked.disk_scope_exclusive), (9, 10, true));
+        assert_eq!(asked.shares(), 3);
+        let error = request(r#"{"limits":{"disk_limits":{"scope":2}}}"#).unwrap_err();
+        assert!(error.contains("limits.disk_limits.scope: expected 0"), "{error}");
+        // A scope without a limit asks for nothing.
+        assert_eq!(request(r#"{"limits":{"disk_limits":{"scope":1}}}"#).unwrap(), CreateRequest::default());
+    }
+
+    #[test]
     fn what_is_not_there_yet_is_refused_by_its_name() {
-        for (text, field) in [
-            (r#"{"limits":{"memory_limits":{"limit_in_bytes":1}}}"#, "limits.memory_limits.limit_in_bytes"),
-            (r#"{"limits":{"cpu_limits":{"limit_in_shares":1}}}"#, "limits.cpu_limits.limit_in_shares"),
-            (r#"{"limits":{"pid_limits":{"max":1}}}"#, "limits.pid_limits.max"),
-            (r#"{"limits":{"disk_limits":{"byte_hard":1}}}"#, "limits.disk_limits.byte_hard"),
-            (r#"{"limits":{"bandwidth_limits":{"rate":1}}}"#, "limits.bandwidth_limits.rate"),
-            (r#"{"network":"10.0.0.1/30"}"#, "network"),
-            (r#"{"netin":[{"host_port":1}]}"#, "netin"),
-        ] {
+        for (text, field) in [(r#"{"network":"10.0.0.1/30"}"#, "network"), (r#"{"netin":[{"host_port":1}]}"#, "netin")]
+        {
             let expected = format!("{field} is not available in this version of gardend; ask again without it");
             assert_eq!(request(text).unwrap_err(), expected);
         }

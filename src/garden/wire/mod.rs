@@ -5,12 +5,16 @@ mod answers;
 mod container;
 mod error;
 pub(crate) mod json;
+mod limits;
+mod metrics;
 mod payload;
 mod process;
 
 pub(crate) use answers::*;
 pub(crate) use container::{ContainerSpec, grace_time};
 pub(crate) use error::GardenError;
+pub(crate) use limits::{BandwidthLimits, CpuLimits, DiskLimits, MemoryLimits};
+pub(crate) use metrics::{Metrics, MetricsEntry};
 pub(crate) use payload::{Message, Payload, TtySpec};
 pub(crate) use process::ProcessSpec;
 

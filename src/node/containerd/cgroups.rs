@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The parent of all owners' cgroups.
-const TOP: &str = "gardend";
+pub(crate) const TOP: &str = "gardend";
 /// Deeper trees of a place's own making are cut off here: a recursion needs an end.
 const MAX_DEPTH: usize = 64;
 
@@ -26,6 +26,11 @@ impl Cgroups {
     /// Those of `owner`.
     pub fn of(owner: OwnerMark) -> Self {
         Self { owner }
+    }
+
+    /// Whose they are.
+    pub fn owner(&self) -> &OwnerMark {
+        &self.owner
     }
 
     /// The place's cgroup as the OCI spec names it: the same in every hierarchy.

@@ -38,6 +38,7 @@ mod version;
 mod watch;
 
 pub(crate) use ceiling::peer;
+pub(crate) use cgroups::TOP;
 pub use cgroups::{Cgroups, PlaceCgroups, hierarchies};
 pub use connection::Connection;
 pub use containers::SHIM;

@@ -63,6 +63,11 @@ impl Store {
         Self { folder: folders.state().join("rootfs") }
     }
 
+    /// As [`Self::plain`], of a copy that is known by its key alone.
+    pub(super) fn copy_of(&self, key: &str) -> PathBuf {
+        self.folder.join(key).join(COPY)
+    }
+
     /// See [`prepare`].
     pub(super) fn prepare(&self, given: &Path) -> Result<PreparedRootfs> {
         let shown = given.display();
@@ -118,7 +123,7 @@ impl Store {
 
     /// Where the copy is.
     pub(super) fn plain(&self, rootfs: &PreparedRootfs) -> PathBuf {
-        self.folder.join(&rootfs.key).join(COPY)
+        self.copy_of(&rootfs.key)
     }
 
     /// Where the copy with shifted owners is; made now where it is missing.

@@ -73,6 +73,14 @@ impl Default for Options {
     }
 }
 
+/// Where a container on the default rootfs keeps what it has changed, and what it shares with the
+/// others above the same copy.
+pub fn layer_of(folders: &Folders, container: &ContainerUid) -> (PathBuf, Option<PathBuf>) {
+    let layer = folders.layer(container);
+    let below = layer::below(&layer).ok().flatten();
+    (layer.join(layer::UPPER), below.map(|key| Store::new(folders).copy_of(&key)))
+}
+
 /// The node's mounts. See the module.
 #[derive(Clone)]
 pub struct MountNode {

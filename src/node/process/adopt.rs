@@ -319,6 +319,13 @@ impl Inner {
                 let _ = pending.answer.send(Err(error));
                 Ok(None)
             }
+            Event::Held { key } => {
+                let held = link.take_held(key).ok_or("it holds a process that nobody asked it to")?;
+                let pidfd = fds.into_iter().next().ok_or("a process without its pidfd")?;
+                // Nobody waits any more: it is killed by whoever gave up.
+                let _ = held.send(pidfd);
+                Ok(None)
+            }
             Event::Exited { key, exit } => {
                 let process = spec::uid(key).and_then(|uid| self.process(&uid));
                 let Some(process) = process.filter(|process| process.sandbox.as_ref() == Some(sandbox)) else {

@@ -6,10 +6,10 @@
 //! nothing of the container's before its init knows it.
 
 use super::{pid, spec, sys};
-use crate::node::blank;
 use crate::node::containerd::{CapabilitySet, Cgroups};
 use crate::node::mount::{MountNode, OwnMounts};
 use crate::node::place::{Folders, InitProcess};
+use crate::node::{blank, cgroup};
 use garden_init::enter::{Answer, COMMAND, Enter};
 use garden_init::packet::{Packet, recv, send};
 use garden_init::wire::{self, SpawnSpec};
@@ -81,7 +81,7 @@ impl Images {
     }
 
     /// Makes a process in the place with the image as its root. `status` and `stdio` are its own
-    /// ends.
+    /// ends; `to_join` are groups below the place's.
     ///
     /// # Errors
     /// What cannot be had, or went wrong.
@@ -92,6 +92,7 @@ impl Images {
         wanted: SpawnSpec,
         status: &OwnedFd,
         stdio: &[OwnedFd],
+        to_join: &[PathBuf],
     ) -> Result<Waiting, SpawnError> {
         let program = String::from_utf8_lossy(&wanted.path).into_owned();
         let other = |what: String| SpawnError::Other(format!("process {program:?} could not be started: {what}"));
@@ -117,7 +118,8 @@ impl Images {
             .furnish_process(sandbox, OwnMounts { pid: host, pidfd: own }, image)
             .await
             .map_err(|error| SpawnError::Other(error.message))?;
-        self.cgroups.enter(sandbox, host).map_err(|error| other(format!("entering its cgroup: {error}")))?;
+        let entered = self.cgroups.enter(sandbox, host).and_then(|()| cgroup::join(host, to_join));
+        entered.map_err(|error| other(format!("it cannot be held to its container's limits: {error}")))?;
         Ok(waiting)
     }
 

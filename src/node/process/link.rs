@@ -48,6 +48,8 @@ pub struct Pending {
     pub ends: Ends,
     /// Who waits for the answer.
     pub answer: oneshot::Sender<Result<u32, SpawnFailure>>,
+    /// Who waits for the process to be held, and gets its pidfd, where it is to be.
+    pub held: Option<oneshot::Sender<OwnedFd>>,
     /// Nobody waits any more, and the caller was told that it failed: it shall not run.
     pub overdue: bool,
 }
@@ -200,6 +202,11 @@ impl Link {
     /// What was asked for, and is answered now.
     pub fn take_spawn(&self, key: ProcessKey) -> Option<Pending> {
         self.waiting().spawns.remove(&key)
+    }
+
+    /// Who waits for a process to be held.
+    pub fn take_held(&self, key: ProcessKey) -> Option<oneshot::Sender<OwnedFd>> {
+        self.waiting().spawns.get_mut(&key)?.held.take()
     }
 
     /// The caller has been told that it failed; if it runs after all, it is to be killed.

@@ -16,6 +16,7 @@ mod adopt;
 mod ends;
 mod entry;
 mod files;
+mod held;
 mod image;
 pub mod lane;
 mod link;
@@ -24,6 +25,7 @@ mod spec;
 mod stdin;
 mod sys;
 
+use crate::node::cgroup::Groups;
 use crate::node::place::Folders;
 use adopt::{Inner, LinkState};
 use async_trait::async_trait;
@@ -40,6 +42,7 @@ use link::{Link, Pending};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -95,6 +98,8 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 pub struct ProcessNode {
     inner: Arc<Inner>,
     images: Option<Arc<Images>>,
+    /// Where processes are held to limits; nowhere for a node without places of its own.
+    groups: Option<Arc<Groups>>,
 }
 
 impl ProcessNode {
@@ -103,13 +108,19 @@ impl ProcessNode {
     /// # Errors
     /// Where not even /dev/null can be opened.
     pub fn new(folders: Folders, options: Options) -> std::io::Result<Self> {
-        Inner::new(folders, options).map(|inner| Self { inner, images: None })
+        Inner::new(folders, options).map(|inner| Self { inner, images: None, groups: None })
     }
 
     /// The same, with processes that have an image of their own.
     #[must_use]
     pub fn with_images(self, images: Images) -> Self {
         Self { images: Some(Arc::new(images)), ..self }
+    }
+
+    /// Processes of places that have limits join these groups before they run.
+    #[must_use]
+    pub fn with_groups(self, groups: Groups) -> Self {
+        Self { groups: Some(Arc::new(groups)), ..self }
     }
 
     /// Bytes of a process's output that had to be dropped because nobody read them in time.
@@ -123,12 +134,17 @@ impl ProcessNode {
         process: &ProcessUid,
         request: &[u8],
         spec: &ProcessSpec,
+        to_join: Vec<PathBuf>,
     ) -> Result<u32, SpawnError> {
         let (ends, theirs) = self.ends(link, spec)?;
         let fds: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
-        let answered = ask(link, spec::key(process), ends, request, &fds).await?;
+        let key = spec::key(process);
+        let (held, joining) = held::join_when_held(link, key, to_join);
+        let answered = ask(link, key, ends, held, request, &fds).await?;
         drop(theirs);
-        self.answer(link, spec::key(process), answered, spec).await
+        let joining =
+            async { joining.await.map_err(|error| SpawnError::Other(format!("process {:?}: {error}", spec.path))) };
+        self.answer(link, key, (joining, answered), spec).await
     }
 
     /// A process with an image of its own is made here, and given to its init.
@@ -139,6 +155,7 @@ impl ProcessNode {
         process: &ProcessUid,
         wanted: wire::SpawnSpec,
         (spec, image): (&ProcessSpec, &ProcessImage),
+        to_join: &[PathBuf],
     ) -> Result<u32, SpawnError> {
         let images =
             self.images.as_ref().ok_or_else(|| SpawnError::Other("this node gives processes no images".into()))?;
@@ -153,16 +170,16 @@ impl ProcessNode {
             .map_err(|error| {
                 SpawnError::Other(format!("no socket can be made for process {:?}: {error}", spec.path))
             })?;
-        let waiting = images.make(sandbox, image, wanted, &far, &own).await?;
+        let waiting = images.make(sandbox, image, wanted, &far, &own, to_join).await?;
         drop((far, own));
         let key = spec::key(process);
         let request =
             wire::encode(&Request::Adopt { key, pid: waiting.inside, has_terminal }).map_err(spec::encoding)?;
         let fds: Vec<BorrowedFd<'_>> =
             [waiting.pidfd.as_fd(), status.as_fd()].into_iter().chain(inits.iter().map(AsFd::as_fd)).collect();
-        let answered = ask(link, key, ends, &request, &fds).await?;
+        let answered = ask(link, key, ends, None, &request, &fds).await?;
         drop((status, inits));
-        let pid = self.answer(link, key, answered, spec).await?;
+        let pid = self.answer(link, key, (std::future::ready(Ok(())), answered), spec).await?;
         waiting.handed_over();
         Ok(pid)
     }
@@ -177,19 +194,26 @@ impl ProcessNode {
             .map_err(|error| SpawnError::Other(format!("no pipes can be made for process {:?}: {error}", spec.path)))
     }
 
+    /// Waits for what came of it, once it was let go on.
     async fn answer(
         &self,
         link: &Link,
         key: wire::ProcessKey,
-        answered: oneshot::Receiver<Result<u32, wire::SpawnFailure>>,
+        (let_go, answered): (impl Future<Output = Result<(), SpawnError>>, Answered),
         spec: &ProcessSpec,
     ) -> Result<u32, SpawnError> {
         let gone = |reason: String| SpawnError::InitGone { reason };
         let deadline = self.inner.options.spawn_deadline;
-        match timeout(deadline, answered).await {
-            Ok(Ok(Ok(pid))) => Ok(pid),
-            Ok(Ok(Err(failure))) => Err(spec::refusal(failure, spec)),
-            Ok(Err(_)) => Err(gone(link.gone().unwrap_or_else(|| "its connection is gone".into()))),
+        let answer = async {
+            let_go.await?;
+            match answered.await {
+                Ok(Ok(pid)) => Ok(pid),
+                Ok(Err(failure)) => Err(spec::refusal(failure, spec)),
+                Err(_) => Err(gone(link.gone().unwrap_or_else(|| "its connection is gone".into()))),
+            }
+        };
+        match timeout(deadline, answer).await {
+            Ok(answer) => answer,
             Err(_) => {
                 link.give_up_spawn(key);
                 Err(gone(format!("no answer within {deadline:?}")))
@@ -229,13 +253,15 @@ impl Processes for ProcessNode {
         spec: &ProcessSpec,
     ) -> Result<u32, SpawnError> {
         let link = || self.inner.link(sandbox).map_err(|error| SpawnError::InitGone { reason: error.message });
+        let to_join = self.groups.as_ref().map(|groups| groups.place(sandbox).to_join()).unwrap_or_default();
         if let Some(image) = &spec.image {
             let wanted = spec::wanted(env, spec)?;
-            return self.start_with_image(&link()?, sandbox, process, wanted, (spec, image)).await;
+            return self.start_with_image(&link()?, sandbox, process, wanted, (spec, image), &to_join).await;
         }
-        let request = spec::request(spec::key(process), env, spec)?;
+        let start = if to_join.is_empty() { spec::Start::Now } else { spec::Start::Held };
+        let request = spec::request(start, spec::key(process), env, spec)?;
         let link = link()?;
-        self.start(&link, process, &request, spec).await
+        self.start(&link, process, &request, spec, to_join).await
     }
 
     async fn signal(&self, _sandbox: &SandboxId, process: &ProcessUid, signal: Signal) -> Result<(), NodeError> {
@@ -334,17 +360,21 @@ impl Streams for ProcessNode {
     }
 }
 
+/// What came of a spawn: the pid on the host.
+type Answered = oneshot::Receiver<Result<u32, wire::SpawnFailure>>;
+
 /// Asks an init for a process; where its answer will come.
 async fn ask(
     link: &Link,
     key: wire::ProcessKey,
     ends: Ends,
+    held: Option<oneshot::Sender<OwnedFd>>,
     request: &[u8],
     fds: &[BorrowedFd<'_>],
-) -> Result<oneshot::Receiver<Result<u32, wire::SpawnFailure>>, SpawnError> {
+) -> Result<Answered, SpawnError> {
     let gone = |reason: String| SpawnError::InitGone { reason };
     let (answer, answered) = oneshot::channel();
-    link.expect_spawn(key, Pending { ends, answer, overdue: false }).map_err(gone)?;
+    link.expect_spawn(key, Pending { ends, answer, held, overdue: false }).map_err(gone)?;
     if let Err(reason) = link.send_encoded(request, fds).await {
         link.take_spawn(key);
         return Err(gone(reason));

@@ -23,12 +23,26 @@ const RESOURCES: [(RlimitResource, libc::__rlimit_resource_t, &str); 15] = [
     (RlimitResource::Stack, libc::RLIMIT_STACK, "stack"),
 ];
 
+/// When an init lets a process go on to its exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At once.
+    Now,
+    /// Once it was released.
+    Held,
+}
+
 /// The encoded request.
 ///
 /// # Errors
 /// What cannot be asked for.
-pub fn request(key: ProcessKey, env: &[String], spec: &ProcessSpec) -> Result<Vec<u8>, SpawnError> {
-    wire::encode(&Request::Spawn { key, spec: wanted(env, spec)? }).map_err(encoding)
+pub fn request(start: Start, key: ProcessKey, env: &[String], spec: &ProcessSpec) -> Result<Vec<u8>, SpawnError> {
+    let spec = wanted(env, spec)?;
+    let request = match start {
+        Start::Now => Request::Spawn { key, spec },
+        Start::Held => Request::SpawnHeld { key, spec },
+    };
+    wire::encode(&request).map_err(encoding)
 }
 
 /// A request that cannot be encoded.
@@ -171,7 +185,7 @@ mod tests {
     #[test]
     fn the_process_s_environment_comes_after_the_container_s() {
         let spec = ProcessSpec { path: "sh".into(), env: vec!["A=2".into()], ..ProcessSpec::default() };
-        let sent = decoded(&request(ProcessKey([1; 16]), &["A=1".into(), "B=1".into()], &spec).unwrap());
+        let sent = decoded(&request(Start::Now, ProcessKey([1; 16]), &["A=1".into(), "B=1".into()], &spec).unwrap());
         assert_eq!(sent.env, [b"A=1".to_vec(), b"B=1".to_vec(), b"A=2".to_vec()]);
     }
 
@@ -182,14 +196,14 @@ mod tests {
             Rlimit { resource: RlimitResource::Rtprio, value: 1 },
         ];
         let spec = ProcessSpec { path: "sh".into(), rlimits, ..ProcessSpec::default() };
-        let sent = decoded(&request(ProcessKey([1; 16]), &[], &spec).unwrap());
+        let sent = decoded(&request(Start::Now, ProcessKey([1; 16]), &[], &spec).unwrap());
         assert_eq!(sent.rlimits, [(libc::RLIMIT_NOFILE, 99), (libc::RLIMIT_RTPRIO, 1)]);
     }
 
     #[test]
     fn a_process_that_is_too_large_is_refused_with_its_size_and_the_limit() {
         let spec = ProcessSpec { path: "sh".into(), args: vec!["x".repeat(MAX_REQUEST)], ..ProcessSpec::default() };
-        let error = request(ProcessKey([1; 16]), &[], &spec).unwrap_err();
+        let error = request(Start::Now, ProcessKey([1; 16]), &[], &spec).unwrap_err();
         assert!(matches!(error, SpawnError::TooLarge { bytes, limit } if bytes > limit && limit == MAX_REQUEST));
     }
 

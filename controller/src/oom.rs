@@ -1,0 +1,144 @@
+//! What the kernel killed for want of memory, told once for each kill.
+//!
+//! The node counts kills for as long as a place lives; a container's status holds how many of them
+//! have been told. Events of the node, ends of processes, starts of gardend and the sweeper only
+//! make us compare the two, so that none is missed and none told twice, whatever came in between.
+
+use crate::ledger::Durable;
+use crate::plan::Place;
+use crate::record::{ContainerRecord, ContainerUid, ExitStatus, ProcessRecord, ProcessState, ProcessUid, SandboxId};
+use crate::service::MESSAGE_PROPERTY;
+use crate::shared::Shared;
+use crate::state::{Role, State, keep_event};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The event, once for each kill.
+pub const OUT_OF_MEMORY: &str = "Out of memory";
+/// The node tells of want before it has chosen whom to kill: looks after that.
+const LOOKS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(500)];
+/// How long the end of a process waits for a look, so that whoever hears of the end finds the event.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Reads what the node tells, until the end.
+pub async fn listen(shared: Arc<Shared>, mut events: mpsc::Receiver<SandboxId>) {
+    while let Some(id) = events.recv().await {
+        let shared_ = Arc::clone(&shared);
+        shared.spawn(async move {
+            for (number, pause) in LOOKS.into_iter().enumerate() {
+                tokio::time::sleep(pause).await;
+                // Who it was may show by an end that is just being told.
+                let nameless = if number + 1 < LOOKS.len() { Nameless::Leave } else { Nameless::Tell };
+                if look(&shared_, &id, None, nameless).await {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// A process has ended.
+pub async fn look_at_end(shared: &Arc<Shared>, id: &SandboxId, process: &ProcessUid, status: ExitStatus) {
+    let ended = match shared.state().processes.get(process).map(|process| &process.record) {
+        Some(ProcessRecord { id, state: ProcessState::Running { pid }, .. }) if status == ExitStatus::Signal(9) => {
+            Some(format!("process '{id}' (pid {pid} on the node) was killed"))
+        }
+        _ => None,
+    };
+    // Late is better than never, and the sweeper comes by.
+    let _ = tokio::time::timeout(PATIENCE, look(shared, id, ended, Nameless::Tell)).await;
+}
+
+/// Compares for every container; each by itself.
+pub fn look_at_all(shared: &Arc<Shared>) {
+    let ids: Vec<SandboxId> = {
+        let state = shared.state();
+        let live = state.containers.values().filter(|container| container.place == Place::Connected);
+        live.filter_map(|container| container.record.sandbox.clone()).collect()
+    };
+    let shared_ = Arc::clone(shared);
+    shared.spawn(async move {
+        for id in ids {
+            look(&shared_, &id, None, Nameless::Tell).await;
+        }
+    });
+}
+
+/// What is done of a kill of which it is not known who was killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nameless {
+    Tell,
+    Leave,
+}
+
+/// Compares for one place, and tells what has not been told. Whether there was any. `ended`: who was
+/// killed just now, whoever by.
+async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<String>, nameless: Nameless) -> bool {
+    let seen = match shared.node.resources.oom(id).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            tracing::debug!(sandbox = %id, %error, "whether something was killed for want of memory is not known");
+            return false;
+        }
+    };
+    let Some(Told { uid, kills: told, words: before, limit }) = told(&shared.state(), id) else { return false };
+    if seen.kills <= told {
+        return false;
+    }
+    // The node does not name everyone: a name that was told is somebody else's.
+    let last = seen.last.filter(|last| !before.contains(last.as_str()));
+    if last.is_none() && ended.is_none() && nameless == Nameless::Leave {
+        return false;
+    }
+    tracing::warn!(%uid, kills = seen.kills - told, last = last.as_deref().or(ended.as_deref()).unwrap_or("-"), "out of memory");
+    let (id, kills) = (id.clone(), seen.kills);
+    let words = words(kills, last, ended, limit);
+    let tell = move |record: &mut ContainerRecord| {
+        let new = kills.saturating_sub(record.status.oom_kills);
+        if new == 0 || record.sandbox.as_ref() != Some(&id) {
+            return;
+        }
+        record.status.oom_kills = kills;
+        for _ in 0..new.min(u64::from(u8::MAX)) {
+            keep_event(record, OUT_OF_MEMORY.to_owned());
+        }
+        record.properties.insert(MESSAGE_PROPERTY.to_owned(), words.clone());
+    };
+    if let Err(error) = shared.edit(&uid, Durable::Crash, Vec::new(), tell).await {
+        tracing::warn!(%uid, %error, "what was killed for want of memory is not recorded; the next look tells it");
+    }
+    true
+}
+
+/// What has been told of a place.
+struct Told {
+    uid: ContainerUid,
+    kills: u64,
+    words: String,
+    limit: u64,
+}
+
+fn told(state: &State, id: &SandboxId) -> Option<Told> {
+    let Role::Of(uid) = &state.sandboxes.get(id)?.role else { return None };
+    let record = &state.containers.get(uid)?.record;
+    (record.sandbox.as_ref() == Some(id)).then(|| Told {
+        uid: uid.clone(),
+        kills: record.status.oom_kills,
+        words: record.properties.get(MESSAGE_PROPERTY).cloned().unwrap_or_default(),
+        limit: record.spec.limits.memory_bytes,
+    })
+}
+
+fn words(kills: u64, last: Option<String>, ended: Option<String>, limit: u64) -> String {
+    let last = last.unwrap_or_else(|| {
+        let who = ended.unwrap_or_else(|| "a process was killed".into());
+        match limit {
+            0 => format!("{who}: the node had no memory left"),
+            limit => format!("{who}; the container's memory limit is {limit} bytes"),
+        }
+    });
+    let in_all = if kills == 1 { String::new() } else { format!(" ({kills} kills in all)") };
+    format!("{OUT_OF_MEMORY}: {last}{in_all}")
+}

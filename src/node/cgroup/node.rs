@@ -1,0 +1,241 @@
+//! The ports [`Resources`] and [`Metrics`], on the groups of this gardend's places.
+
+use super::disk::{Meter, Size};
+use super::oom::Watch;
+use super::victims::Victims;
+use super::{Groups, is_gone, limits, network, usage};
+use crate::node::mount::layer_of;
+use crate::node::place::Folders;
+use async_trait::async_trait;
+use gardend_controller::ports::{DiskUsage, Measured, Metrics, NodeError, NodeErrorKind, OomSeen, Resources, Usage};
+use gardend_controller::record::{ContainerSpec, Limits, RootfsSource, SandboxId};
+use std::collections::HashSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Places that want memory, before they are looked at.
+const EVENTS: usize = 1024;
+/// How long one container's figures wait for its disk to be measured, and how long many do.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE_WITH_MANY: Duration = Duration::from_millis(10);
+/// Places that one thread reads the figures of, at least: a thread has its price too.
+const PLACES_A_THREAD: usize = 16;
+
+/// Both ports. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct ResourceNode {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    groups: Groups,
+    folders: Folders,
+    meter: Meter,
+    victims: Victims,
+    watched: Mutex<HashSet<SandboxId>>,
+    events: mpsc::Sender<SandboxId>,
+    receiver: Mutex<Option<mpsc::Receiver<SandboxId>>>,
+}
+
+impl ResourceNode {
+    /// Of the places in `folders`, whose groups are these.
+    pub fn new(folders: Folders, groups: Groups) -> Self {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let inner = Inner {
+            groups,
+            folders,
+            meter: Meter::default(),
+            victims: Victims::of_machine(),
+            watched: Mutex::default(),
+            events,
+            receiver: Mutex::new(Some(receiver)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Tells of a place's want from now on, until the place is gone.
+    fn watch(&self, id: &SandboxId) {
+        let watched = || self.inner.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if watched().contains(id) {
+            return;
+        }
+        let watch = match Watch::begin(&self.inner.groups.place(id)) {
+            Ok(Some(watch)) => watch,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(sandbox = %id, %error, "a place is not watched for want of memory; it is looked at every while");
+                return;
+            }
+        };
+        if !watched().insert(id.clone()) {
+            return;
+        }
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        tokio::spawn(async move {
+            while watch.next().await {
+                // One that does not fit is found by the sweeper.
+                let _ = inner.events.try_send(id.clone());
+            }
+            inner.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        });
+    }
+}
+
+#[async_trait]
+impl Resources for ResourceNode {
+    async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError> {
+        let invalid = |message| NodeError::new(NodeErrorKind::Invalid, message);
+        if spec.limits.has_disk() {
+            return Err(invalid(format!(
+                "limits.disk_limits: this version of gardend keeps no disk quotas (the container's files would be in {}); \
+                 ask again without them, or give the container a file system of its own of that size",
+                self.inner.folders.layers().display()
+            )));
+        }
+        limits::check(&self.inner.groups.place(&SandboxId::generate()), &spec.limits).map_err(invalid)
+    }
+
+    async fn limit(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<(), NodeError> {
+        let (limits, privileged) = (spec.limits, spec.privileged);
+        self.on(sandbox, "cannot put limits in force on", move |inner, id| {
+            limits::apply(&inner.groups.place(id), &ContainerSpec { limits, privileged, ..ContainerSpec::default() })
+        })
+        .await?;
+        self.watch(sandbox);
+        Ok(())
+    }
+
+    async fn in_force(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<Limits, NodeError> {
+        let asked = spec.limits;
+        self.on(sandbox, "cannot read the limits of", move |inner, id| {
+            limits::in_force(&inner.groups.place(id), &asked)
+        })
+        .await
+    }
+
+    async fn oom(&self, sandbox: &SandboxId) -> Result<OomSeen, NodeError> {
+        self.watch(sandbox);
+        self.on(sandbox, "cannot tell what was killed in", |inner, id| {
+            let place = inner.groups.place(id);
+            let kills = usage::oom_kills(&place)?;
+            let last = if kills > 0 { inner.last_victim(id)? } else { None };
+            Ok(OomSeen { kills, last })
+        })
+        .await
+    }
+
+    fn oom_events(&self) -> mpsc::Receiver<SandboxId> {
+        let mut receiver = self.inner.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one receiver; whoever asks again gets one that has ended.
+        receiver.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+}
+
+#[async_trait]
+impl Metrics for ResourceNode {
+    async fn usage(&self, of: Vec<Measured>) -> Vec<Result<Usage, NodeError>> {
+        let patience = if of.len() > 1 { PATIENCE_WITH_MANY } else { PATIENCE };
+        let deadline = Instant::now() + patience;
+        let disks = of.iter().map(|one| self.disk(one, deadline));
+        let (figures, disks) = tokio::join!(self.figures(&of), futures_util::future::join_all(disks));
+        let with_disk = |(figures, disk): (Result<Usage, NodeError>, _)| figures.map(|usage| Usage { disk, ..usage });
+        figures.into_iter().zip(disks).map(with_disk).collect()
+    }
+}
+
+impl ResourceNode {
+    /// Runs short work on cgroupfs beside the async threads.
+    async fn on<T: Send + 'static>(
+        &self,
+        sandbox: &SandboxId,
+        attempt: &'static str,
+        work: impl FnOnce(&Inner, &SandboxId) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (inner, id) = (Arc::clone(&self.inner), sandbox.clone());
+        let done =
+            tokio::task::spawn_blocking(move || work(&inner, &id).map_err(|error| of_place(&id, attempt, error)));
+        done.await.unwrap_or_else(|_| Err(NodeError::new(NodeErrorKind::Failed, "gardend is shutting down")))
+    }
+
+    /// All but the disk, of several places at once.
+    async fn figures(&self, of: &[Measured]) -> Vec<Result<Usage, NodeError>> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let share = of.len().div_ceil(threads).max(PLACES_A_THREAD);
+        let parts: Vec<_> = of
+            .chunks(share)
+            .map(|part| {
+                let (inner, part) = (Arc::clone(&self.inner), part.to_vec());
+                let many = part.len();
+                let work = tokio::task::spawn_blocking(move || {
+                    part.iter().map(|one| inner.figures(&one.sandbox)).collect::<Vec<_>>()
+                });
+                (many, work)
+            })
+            .collect();
+        let mut figures = Vec::with_capacity(of.len());
+        for (many, part) in parts {
+            let cut_short = || Err(NodeError::new(NodeErrorKind::Failed, "gardend is shutting down"));
+            figures.extend(part.await.unwrap_or_else(|_| (0..many).map(|_| cut_short()).collect()));
+        }
+        figures
+    }
+
+    async fn disk(&self, of: &Measured, deadline: Instant) -> DiskUsage {
+        let (own, shared) = self.inner.files(of);
+        let own = self.inner.meter.size(&own, deadline).await;
+        let shared = match shared {
+            Some(shared) => self.inner.meter.size(&shared, deadline).await,
+            None => Size::default(),
+        };
+        DiskUsage {
+            total_bytes: own.bytes.saturating_add(shared.bytes),
+            total_inodes: own.inodes.saturating_add(shared.inodes),
+            exclusive_bytes: own.bytes,
+            exclusive_inodes: own.inodes,
+        }
+    }
+}
+
+impl Inner {
+    fn figures(&self, id: &SandboxId) -> Result<Usage, NodeError> {
+        let place = self.groups.place(id);
+        let read = || -> io::Result<Usage> {
+            Ok(Usage {
+                memory: usage::memory(&place)?,
+                cpu: usage::cpu(&place)?,
+                pids: usage::pids(&place)?,
+                network: network::usage(&self.folders.place(id))?,
+                disk: DiskUsage::default(),
+            })
+        };
+        read().map_err(|error| of_place(id, "cannot read the figures of", error))
+    }
+
+    /// The folder that holds a container's own files, and the one of those that it shares.
+    fn files(&self, of: &Measured) -> (PathBuf, Option<PathBuf>) {
+        match &of.rootfs {
+            RootfsSource::Raw(folder) => (folder.clone(), None),
+            RootfsSource::Default => layer_of(&self.folders, &of.container),
+        }
+    }
+
+    fn last_victim(&self, id: &SandboxId) -> io::Result<Option<String>> {
+        let Some(victim) = self.victims.last(self.groups.owner(), id.as_str()) else { return Ok(None) };
+        let who = format!("{} (pid {} on the node) was killed", victim.name, victim.pid);
+        if !victim.by_limit {
+            return Ok(Some(format!("{who}: the node itself had no memory left")));
+        }
+        let limit = limits::in_force(&self.groups.place(id), &Limits::default())?.memory_bytes;
+        Ok(Some(format!("{who}: the container's memory limit of {limit} bytes was reached")))
+    }
+}
+
+fn of_place(id: &SandboxId, attempt: &str, error: io::Error) -> NodeError {
+    let kind = if is_gone(&error) { NodeErrorKind::NotFound } else { NodeErrorKind::Failed };
+    let why = if kind == NodeErrorKind::NotFound { "it is gone".to_owned() } else { error.to_string() };
+    NodeError::new(kind, format!("{attempt} place {id}: {why}"))
+}
