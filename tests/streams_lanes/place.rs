@@ -209,7 +209,7 @@ fn serve(connection: Arc<OwnedFd>, state: &Arc<Mutex<State>>, counter: &Arc<Coun
                 say(&connection, &Event::Occupied { token, occupied }, &[]);
             }
             Request::Ping { token } => say(&connection, &Event::Pong { token }, &[]),
-            Request::SignalAll { .. } | Request::Resize { .. } | Request::InFile => {}
+            Request::SignalAll { .. } | Request::Resize { .. } | Request::InFile | Request::Transfer { .. } => {}
         }
     }
 }
