@@ -38,10 +38,10 @@ func (b *bench) files(on *node, rounds int) error {
 	}
 	for round := range rounds {
 		for _, one := range []struct {
-			name   string
-			stream []byte
-		}{{"50 MB", large}, {"5,000 files", small}} {
-			to := fmt.Sprintf("/bench/%d-%d", round, len(one.stream))
+			name, folder string
+			stream       []byte
+		}{{"50 MB", "/bench", large}, {"5,000 files", "/bench", small}, {"5,000 files, tmpfs", "/dev/shm", small}} {
+			to := fmt.Sprintf("%s/%d-%d", one.folder, round, len(one.stream))
 			begin := time.Now()
 			if err := container.StreamIn(garden.StreamInSpec{Path: to, TarStream: bytes.NewReader(one.stream)}); err != nil {
 				return err
@@ -59,6 +59,11 @@ func (b *bench) files(on *node, rounds int) error {
 			}
 			b.report.add("stream-out of "+one.name, time.Since(begin))
 			_ = stream.Close()
+			if one.folder != "/bench" {
+				if err := process(container, io.Discard, "rm", "-rf", to); err != nil {
+					return err
+				}
+			}
 			if seen < int64(len(one.stream)) {
 				return fmt.Errorf("%d bytes came out where %d went in", seen, len(one.stream))
 			}

@@ -90,8 +90,8 @@ fn set_path(block: &mut [u8; BLOCK], path: &[u8]) -> bool {
         return true;
     }
     // The name keeps something in front of a slash at its end.
-    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-    let split = slashes.filter(|at| (1..=155).contains(at) && (2..=101).contains(&(path.len() - at))).next_back();
+    let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    let split = slashes.rfind(|at| (1..=155).contains(at) && (2..=101).contains(&(path.len() - at)));
     let Some(at) = split else { return false };
     let (prefix, name) = (&path[..at], &path[at + 1..]);
     block[..name.len()].copy_from_slice(name);

@@ -133,12 +133,13 @@ impl Packing {
             _ => return Ok(()),
         };
         let mut entry = described(kind, &seen, path);
-        if kind != Kind::Folder && seen.st_nlink > 1 {
-            if let Some(first) = self.name_before(&seen, &entry.path) {
-                entry.kind = Kind::HardLink;
-                entry.link = first;
-                return self.write(&entry);
-            }
+        if kind != Kind::Folder
+            && seen.st_nlink > 1
+            && let Some(first) = self.name_before(&seen, &entry.path)
+        {
+            entry.kind = Kind::HardLink;
+            entry.link = first;
+            return self.write(&entry);
         }
         if kind == Kind::Symlink {
             let target = readlinkat(at, name, Vec::new()).map_err(|error| file("read the link", &entry.path, error))?;
@@ -216,7 +217,7 @@ fn described(kind: Kind, seen: &Stat, path: Vec<u8>) -> Entry {
         uid: seen.st_uid.into(),
         gid: seen.st_gid.into(),
         mtime: Time {
-            seconds: seen.st_mtime as i64,
+            seconds: seen.st_mtime,
             nanoseconds: u32::try_from(seen.st_mtime_nsec).unwrap_or(0).min(999_999_999),
         },
         device: match kind {
