@@ -106,7 +106,8 @@ async fn readers_in_turn_get_every_byte_once() {
 async fn a_process_that_nobody_reads_never_blocks_and_the_newest_is_kept() {
     let place = Place::new();
     let bound = 8 * MIB;
-    let node = place.node(Options { spool_bytes: bound, ..Options::default() });
+    let claim_grace = Duration::from_millis(100);
+    let node = place.node(Options { spool_bytes: bound, claim_grace, ..Options::default() });
     node.connect(&place.sandbox).await.unwrap();
     let process = ProcessUid::generate();
     let total = 64 * MIB;
@@ -159,6 +160,23 @@ async fn each_further_reader_gets_what_comes_from_its_attach_on() {
     node.close_stdin(&process).await;
     assert_eq!(to_end(first).await, b"two three");
     assert_eq!(to_end(second).await, b"two three");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_dropped_between_a_start_and_the_first_attach() {
+    let place = Place::new();
+    let node = place.node(Options { spool_bytes: 4 * MIB, ..Options::default() });
+    node.connect(&place.sandbox).await.unwrap();
+    let process = ProcessUid::generate();
+    let total = 32 * MIB;
+    node.spawn(&place.sandbox, &process, &[], &spec("counter", &[&total.to_string()])).await.unwrap();
+    // Whoever asked for it may be slow to say so: the machine is busy, say.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let written = place.counter.written.load(Ordering::SeqCst);
+    assert!(written > 4 * MIB && written < 8 * MIB, "{written}");
+    let (client, _) = reading(&node, &process, OutputStream::Stdout);
+    assert_eq!(checked(client).await, total);
+    assert_eq!(node.dropped(&process), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

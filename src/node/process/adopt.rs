@@ -366,6 +366,7 @@ impl Inner {
         let ready = pending.ends.ready(fds.next())?;
         let process = Process::new(&self.makings, uid.clone(), Some(sandbox.clone()), &self.folders.spool(&uid), ready);
         process.set_link(link, pid);
+        process.expect_reader();
         self.processes().insert(uid, Arc::clone(&process));
         process.start();
         let _ = pending.answer.send(Ok(pid));

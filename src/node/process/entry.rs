@@ -81,6 +81,11 @@ impl Process {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Somebody has asked for it and will attach to it.
+    pub fn expect_reader(&self) {
+        self.lanes().iter().for_each(|lane| lane.expect_first());
+    }
+
     /// Starts to move its output.
     pub fn start(&self) {
         self.stdout.start();

@@ -29,6 +29,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Whoever attaches first to a new process; readers are numbered from 1.
+const FIRST: ReaderId = ReaderId(0);
 /// What one turn moves at most before it lets others run.
 const TURN: usize = 1 << 20;
 /// What is pumped from a terminal at once, before it goes on from the relay.
@@ -154,9 +156,19 @@ impl Core {
         self.spool = None;
     }
 
+    /// Keeps a place for whoever attaches first: nothing of a new process's output is dropped, as
+    /// what nobody reads may be, before the client that asked for it had a chance to read.
+    pub fn expect_first(&mut self) {
+        self.attach(FIRST);
+    }
+
     /// Takes a place as of now.
     pub fn attach(&mut self, id: ReaderId) {
         self.lapse(Instant::now());
+        if let Some(Place::Held { slot, .. }) = self.places.remove(&FIRST) {
+            self.places.insert(id, Place::Held { slot, until: Instant::now() + self.limits.claim_grace });
+            return;
+        }
         // A full file system may have room again.
         self.spool_failed = false;
         // Whoever has left counts for nobody, also before the runtime has told.

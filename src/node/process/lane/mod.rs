@@ -65,6 +65,11 @@ impl Lane {
         }
     }
 
+    /// Keeps a place for whoever attaches first. Before [`Self::start`].
+    pub fn expect_first(&self) {
+        self.core().expect_first();
+    }
+
     /// Takes a place as of now.
     pub fn attach(self: &Arc<Self>, id: ReaderId) {
         self.core().attach(id);
