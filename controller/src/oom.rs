@@ -42,9 +42,10 @@ pub async fn listen(shared: Arc<Shared>, mut events: mpsc::Receiver<SandboxId>) 
 /// A process has ended.
 pub async fn look_at_end(shared: &Arc<Shared>, id: &SandboxId, process: &ProcessUid, status: ExitStatus) {
     let ended = match shared.state().processes.get(process).map(|process| &process.record) {
-        Some(ProcessRecord { id, state: ProcessState::Running { pid }, .. }) if status == ExitStatus::Signal(9) => {
-            Some(format!("process '{id}' (pid {pid} on the node) was killed"))
-        }
+        Some(ProcessRecord { id, state, .. }) if status == ExitStatus::Signal(9) => Some(match state {
+            ProcessState::Running { pid: pid @ 1.. } => format!("process '{id}' (pid {pid} on the node) was killed"),
+            _ => format!("process '{id}' was killed"),
+        }),
         _ => None,
     };
     // Late is better than never, and the sweeper comes by.

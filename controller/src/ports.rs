@@ -228,7 +228,7 @@ pub trait Processes: Send + Sync {
     /// Forgets the connection and the streams of a place that is gone; readers get their end.
     async fn disconnect(&self, sandbox: &SandboxId);
 
-    /// Starts a process; answers its pid on the host. NOT idempotent: at most once.
+    /// Starts a process; answers its pid on the host, or 0 where it has ended already. NOT idempotent: at most once.
     /// `env` is the container's, below the process's own.
     async fn spawn(
         &self,

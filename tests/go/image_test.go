@@ -18,8 +18,8 @@ func image(t *testing.T, privileged bool) (folder string, ref garden.ImageRef) {
 	return folder, garden.ImageRef{URI: "raw://" + folder}
 }
 
-// within is a script that runs in the image.
-func within(ref garden.ImageRef, script string) garden.ProcessSpec {
+// inImage is a script that runs in the image.
+func inImage(ref garden.ImageRef, script string) garden.ProcessSpec {
 	process := shell(script)
 	process.Image = ref
 	return process
@@ -44,7 +44,7 @@ func TestProcessWithAnImage(t *testing.T) {
 			container := create(t, asked(t))
 			sh(t, container, "echo x >/of-the-container")
 			folder, ref := image(t, privileged)
-			result := run(t, container, within(ref, "cat /whose; ls /of-the-container; echo made >/new; pwd"))
+			result := run(t, container, inImage(ref, "cat /whose; ls /of-the-container; echo made >/new; pwd"))
 			equal(t, "stdout", result.stdout, "the process's/root\n")
 			holds(t, result.stderr, "/of-the-container: No such file or directory")
 			content, err := os.ReadFile(filepath.Join(folder, "new"))
@@ -57,7 +57,7 @@ func TestProcessWithAnImage(t *testing.T) {
 			_, ref := image(t, privileged)
 			script := "for n in net ipc pid user uts cgroup mnt; do readlink /proc/self/ns/$n; done; hostname"
 			theirs := strings.Split(sh(t, container, script), "\n")
-			its := strings.Split(run(t, container, within(ref, script)).stdout, "\n")
+			its := strings.Split(run(t, container, inImage(ref, script)).stdout, "\n")
 			equal(t, "lines", len(its), len(theirs))
 			for index := range theirs {
 				if same := theirs[index] == its[index]; same != (index != 6) {
@@ -71,7 +71,7 @@ func TestProcessWithAnImage(t *testing.T) {
 			script := "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Sig[BIC])' /proc/self/status; " +
 				"cat /proc/self/oom_score_adj; ulimit -a; umask; cat /proc/self/cgroup; cat /proc/self/uid_map"
 			for _, user := range []string{"", "alice", "7:8"} {
-				plain, its := shell(script), within(ref, script)
+				plain, its := shell(script), inImage(ref, script)
 				plain.User, its.User = user, user
 				want := run(t, container, plain)
 				equal(t, "as user "+user, run(t, container, its), want)
@@ -93,7 +93,7 @@ func TestProcessWithAnImage(t *testing.T) {
 			container := create(t, asked(t))
 			_, ref := image(t, privileged)
 			from := source(t)
-			process := within(ref, "cut -d' ' -f5 /proc/self/mountinfo | sort; cat /mnt/in/file; touch /mnt/in/new; touch /rw/new")
+			process := inImage(ref, "cut -d' ' -f5 /proc/self/mountinfo | sort; cat /mnt/in/file; touch /mnt/in/new; touch /rw/new")
 			process.BindMounts = []garden.BindMount{
 				{SrcPath: from, DstPath: "/mnt/in"}, {SrcPath: from, DstPath: "/rw", Mode: garden.BindMountModeRW},
 			}
@@ -114,7 +114,7 @@ func TestProcessWithAnImage(t *testing.T) {
 		behaviour(t, kind+": it has a terminal of its container's", func(t *testing.T) {
 			container := create(t, asked(t))
 			_, ref := image(t, privileged)
-			process := within(ref, "tty; stty size; cat /whose")
+			process := inImage(ref, "tty; stty size; cat /whose")
 			process.TTY = &garden.TTYSpec{WindowSize: &garden.WindowSize{Columns: 99, Rows: 33}}
 			equal(t, "seen", run(t, container, process).stdout, "/dev/pts/0\r\n33 99\r\nthe process's")
 		})
@@ -122,7 +122,7 @@ func TestProcessWithAnImage(t *testing.T) {
 	behaviour(t, "its container's init is its parent, and reaps it", func(t *testing.T) {
 		container := create(t, spec(t))
 		_, ref := image(t, false)
-		result := run(t, container, within(ref, "echo $PPID; exit 7"))
+		result := run(t, container, inImage(ref, "echo $PPID; exit 7"))
 		equal(t, "parent", result.stdout, "1\n")
 		equal(t, "status", result.status, 7)
 		nothingElseRuns(t, container)
@@ -131,13 +131,13 @@ func TestProcessWithAnImage(t *testing.T) {
 		container := create(t, spec(t))
 		_, ref := image(t, false)
 		sh(t, container, "echo 10.1.2.3 added >>/etc/hosts")
-		holds(t, run(t, container, within(ref, "cat /etc/hosts")).stdout, "localhost", "10.1.2.3\tadded"[:8], container.Handle())
+		holds(t, run(t, container, inImage(ref, "cat /etc/hosts")).stdout, "localhost", "10.1.2.3\tadded"[:8], container.Handle())
 	})
 	behaviour(t, "users and groups are those of its image", func(t *testing.T) {
 		container := create(t, spec(t))
 		folder, ref := image(t, false)
 		must(t, os.WriteFile(filepath.Join(folder, "etc/passwd"), []byte("root:x:0:0::/:/bin/sh\nonly-here:x:77:78::/of-its-own:/bin/sh\n"), 0o644))
-		process := within(ref, "id -u; id -g; pwd")
+		process := inImage(ref, "id -u; id -g; pwd")
 		process.User = "only-here"
 		equal(t, "seen", run(t, container, process).stdout, "77\n78\n/of-its-own\n")
 		process.User = "alice"
@@ -150,7 +150,7 @@ func TestProcessWithAnImage(t *testing.T) {
 		container := create(t, asked)
 		_, ref := image(t, false)
 		files := uint64(77)
-		process := within(ref, `echo "$A $B $HOME $(pwd) $(ulimit -n)"`)
+		process := inImage(ref, `echo "$A $B $HOME $(pwd) $(ulimit -n)"`)
 		process.Env, process.Dir, process.Limits = []string{"B=process"}, "/made/here", garden.ResourceLimits{Nofile: &files}
 		equal(t, "seen", run(t, container, process).stdout, "container process /root /made/here 77\n")
 	})
@@ -161,7 +161,7 @@ func TestProcessWithAnImage(t *testing.T) {
 		for line := range 1000 {
 			fmt.Fprintf(&text, "line %d\n", line)
 		}
-		equal(t, "output", run(t, container, within(ref, "cat"), text.String()).stdout, text.String())
+		equal(t, "output", run(t, container, inImage(ref, "cat"), text.String()).stdout, text.String())
 	})
 	behaviour(t, "a program that its image does not have is not found", func(t *testing.T) {
 		container := create(t, spec(t))
@@ -173,18 +173,18 @@ func TestProcessWithAnImage(t *testing.T) {
 	behaviour(t, "an image that is not there, or is no folder, is refused by its name", func(t *testing.T) {
 		container := create(t, spec(t))
 		for _, uri := range []string{"raw:///not/there", "/not/there"} {
-			_, err := container.Run(within(garden.ImageRef{URI: uri}, "true"), garden.ProcessIO{})
+			_, err := container.Run(inImage(garden.ImageRef{URI: uri}, "true"), garden.ProcessIO{})
 			refused(t, err, "/not/there", "does not exist on the host")
 		}
 		file := filepath.Join(source(t), "file")
-		_, err := container.Run(within(garden.ImageRef{URI: "raw://" + file}, "true"), garden.ProcessIO{})
+		_, err := container.Run(inImage(garden.ImageRef{URI: "raw://" + file}, "true"), garden.ProcessIO{})
 		refused(t, err, file, "not a folder")
 		nothingElseRuns(t, container)
 	})
 	behaviour(t, "a bind mount source that is missing is refused, and nothing runs", func(t *testing.T) {
 		container := create(t, spec(t))
 		_, ref := image(t, false)
-		process := within(ref, "true")
+		process := inImage(ref, "true")
 		process.BindMounts = []garden.BindMount{{SrcPath: "/not/there", DstPath: "/x"}}
 		_, err := container.Run(process, garden.ProcessIO{})
 		refused(t, err, "/not/there", "does not exist")
@@ -200,7 +200,7 @@ func TestProcessWithAnImage(t *testing.T) {
 	behaviour(t, "it can be attached to, signalled and listed like any other", func(t *testing.T) {
 		container := create(t, spec(t))
 		_, ref := image(t, false)
-		process := within(ref, "trap 'echo bye; exit 4' TERM; echo ready; while :; do usleep 10000; done")
+		process := inImage(ref, "trap 'echo bye; exit 4' TERM; echo ready; while :; do usleep 10000; done")
 		process.ID = "its-id"
 		out := newBuffer()
 		started := start(t, container, process, garden.ProcessIO{Stdout: out})
@@ -218,10 +218,10 @@ func TestProcessWithAnImage(t *testing.T) {
 	behaviour(t, "stop ends it, and its container's destruction too, leaving its image free", func(t *testing.T) {
 		container := create(t, spec(t))
 		folder, ref := image(t, false)
-		first := start(t, container, within(ref, "sleep 1000"), garden.ProcessIO{})
+		first := start(t, container, inImage(ref, "sleep 1000"), garden.ProcessIO{})
 		must(t, container.Stop(true))
 		equal(t, "status", wait(t, first), 137)
-		second := start(t, container, within(ref, "sleep 1000"), garden.ProcessIO{})
+		second := start(t, container, inImage(ref, "sleep 1000"), garden.ProcessIO{})
 		must(t, gard.Destroy(container.Handle()))
 		_, _ = waited(second, patience)
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -238,7 +238,7 @@ func TestProcessWithAnImage(t *testing.T) {
 		for number := range 20 {
 			go func() {
 				stdout, stderr := newBuffer(), newBuffer()
-				process, err := container.Run(within(common, fmt.Sprintf("echo %d; cat /whose", number)), garden.ProcessIO{Stdout: stdout, Stderr: stderr})
+				process, err := container.Run(inImage(common, fmt.Sprintf("echo %d; cat /whose", number)), garden.ProcessIO{Stdout: stdout, Stderr: stderr})
 				if err != nil {
 					done <- ended{stderr: err.Error(), status: -1}
 					return
@@ -263,7 +263,7 @@ func TestProcessWithAnImage(t *testing.T) {
 			"mount -t tmpfs none /tmp", "mknod /dev/mem2 c 1 1 && cat /dev/mem2", "unshare -m true", "echo 1 >/proc/sys/kernel/panic",
 			"ls /proc/1/root/", "cat /proc/1/environ", "chroot /proc/1/root true", "hostname changed",
 		} {
-			result := run(t, container, within(ref, attempt))
+			result := run(t, container, inImage(ref, attempt))
 			if result.status == 0 {
 				t.Errorf("%s: %+v", attempt, result)
 			}

@@ -51,15 +51,21 @@ impl Cgroups {
         Ok(found)
     }
 
-    /// Moves a process into the place's cgroup, in every hierarchy.
+    /// Moves a process into the place's cgroup, in every hierarchy where it is not to join one
+    /// below that anyway (v2 lets no process into a group with limited groups below).
     ///
     /// # Errors
     /// Where the place has no cgroup, or a hierarchy refuses.
-    pub fn enter(&self, id: &SandboxId, pid: u32) -> io::Result<()> {
+    pub fn enter(&self, id: &SandboxId, pid: u32, to_join: &[PathBuf]) -> io::Result<()> {
         let path = self.path(id);
         let mut entered = false;
         for hierarchy in hierarchies()? {
-            let procs = hierarchy.join(path.trim_start_matches('/')).join("cgroup.procs");
+            let own = hierarchy.join(path.trim_start_matches('/'));
+            if to_join.iter().any(|folder| folder.starts_with(&own)) {
+                entered = true;
+                continue;
+            }
+            let procs = own.join("cgroup.procs");
             match fs::write(&procs, pid.to_string()) {
                 Ok(()) => entered = true,
                 // Not every hierarchy is one that the runtime uses.

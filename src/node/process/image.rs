@@ -118,7 +118,7 @@ impl Images {
             .furnish_process(sandbox, OwnMounts { pid: host, pidfd: own }, image)
             .await
             .map_err(|error| SpawnError::Other(error.message))?;
-        let entered = self.cgroups.enter(sandbox, host).and_then(|()| cgroup::join(host, to_join));
+        let entered = self.cgroups.enter(sandbox, host, to_join).and_then(|()| cgroup::join(host, to_join));
         entered.map_err(|error| other(format!("it cannot be held to its container's limits: {error}")))?;
         Ok(waiting)
     }

@@ -1,0 +1,65 @@
+//! What the ports promise, of the real adapters together: every containerd with every runtime, the
+//! kernel, garden-init. The fakes pass the same checks (controller/tests/contract.rs).
+
+#[path = "common/containerd.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod containerd;
+#[path = "common/rootfs.rs"]
+mod rootfs;
+
+use containerd::{Cleanup, Host, assert_nothing_left, folder, folders, pairs, places, remove_all};
+use gardend::node::cgroup::{Groups, Layout, ResourceNode};
+use gardend::node::mount::{self, MountNode};
+use gardend::node::process::{self, ProcessNode};
+use gardend_controller::Node;
+use gardend_controller::contract::{Contract, Programs, check_all};
+use gardend_controller::record::{ContainerSpec, ProcessSpec, RootfsSource};
+use std::sync::Arc;
+
+fn shell(script: &str, arguments: &[&str]) -> ProcessSpec {
+    let args = ["-c", script].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
+    ProcessSpec { path: "/bin/sh".into(), args, ..ProcessSpec::default() }
+}
+
+fn programs() -> Programs {
+    Programs {
+        exit: |code| shell(&format!("exit {code}"), &[]),
+        print: |out, err| shell(r#"printf %s "$0"; printf %s "$1" >&2"#, &[out, err]),
+        cat: || shell("exec cat", &[]),
+        sleep: || shell("exec sleep 1000", &[]),
+        stubborn: || shell("trap '' TERM; exec sleep 1000", &[]),
+    }
+}
+
+#[test]
+fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
+    for (version, runtime) in pairs() {
+        println!("{} {}", version.name, runtime.name());
+        let below = folder();
+        let folders = folders(below.path());
+        let _cleanup = Cleanup { folders: folders.clone(), below: below.path().to_owned() };
+        let host = Host::start(&version, below.path());
+        let root = rootfs::unprivileged(&below.path().join("root"));
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        tokio.block_on(async {
+            let sandboxes = Arc::new(places(&folders, &host.socket(), &runtime));
+            let groups = Groups::new(Layout::of_machine().unwrap(), sandboxes.cgroups().clone());
+            let options = process::Options::default();
+            let processes = ProcessNode::new(folders.clone(), options).unwrap().with_groups(groups.clone());
+            let resources = ResourceNode::new(folders.clone(), groups);
+            let node = Node {
+                sandboxes: Arc::clone(&sandboxes) as _,
+                rootfs: Arc::new(MountNode::new(folders.clone(), mount::Options::default()).unwrap()),
+                processes: Arc::new(processes.clone()),
+                streams: Arc::new(processes),
+                resources: Arc::new(resources.clone()),
+                metrics: Arc::new(resources),
+            };
+            let of = |path| ContainerSpec { rootfs: RootfsSource::Raw(path), ..ContainerSpec::default() };
+            let contract = Contract::new(node, of(root), of("/no/such/folder".into()), programs());
+            check_all(&contract).await;
+            remove_all(&sandboxes).await;
+        });
+        assert_nothing_left(&folders, below.path());
+    }
+}
