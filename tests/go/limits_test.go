@@ -276,6 +276,16 @@ func TestMemoryLimit(t *testing.T) {
 			equal(t, "event", event, outOfMemory)
 		}
 	})
+	behaviour(t, "a limit that is too small for anything kills what is asked for, and says so", func(t *testing.T) {
+		container := create(t, limited(t, garden.Limits{Memory: garden.MemoryLimits{LimitInBytes: 4096}}))
+		for range 3 {
+			equal(t, "status", run(t, container, garden.ProcessSpec{Path: "true"}).status, 137)
+		}
+		awaitOoms(t, container, 3, 5*time.Second)
+		info, err := container.Info()
+		must(t, err)
+		equal(t, "state", info.State, "active")
+	})
 	behaviour(t, "it holds a process with a terminal, too", func(t *testing.T) {
 		process := shell("exec " + fillMemory)
 		process.TTY = &garden.TTYSpec{}
