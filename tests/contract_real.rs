@@ -51,7 +51,8 @@ fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
                 sandboxes: Arc::clone(&sandboxes) as _,
                 rootfs: Arc::new(MountNode::new(folders.clone(), mount::Options::default()).unwrap()),
                 processes: Arc::new(processes.clone()),
-                streams: Arc::new(processes),
+                streams: Arc::new(processes.clone()),
+                files: Arc::new(processes),
                 resources: Arc::new(resources.clone()),
                 metrics: Arc::new(resources),
             };
