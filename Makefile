@@ -47,7 +47,7 @@ test: test-rust test-go
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
-	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd cargo test --locked --workspace
+	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd cargo test --locked --workspace --no-fail-fast
 
 test-go: tools go.work
 	cargo build --locked --bin gardend
