@@ -553,7 +553,12 @@ pub async fn figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(co
     let place = contract.place().await;
     let spec = ContainerSpec { limits: LIMITS, ..contract.spec.clone() };
     contract.node.resources.limit(&place.id, &spec).await.expect("limits are put in force");
-    let here = Measured { sandbox: place.id.clone(), container: place.uid.clone(), rootfs: spec.rootfs.clone() };
+    let here = Measured {
+        sandbox: place.id.clone(),
+        container: place.uid.clone(),
+        rootfs: spec.rootfs.clone(),
+        process: None,
+    };
     let gone = Measured { sandbox: SandboxId::generate(), container: ContainerUid::generate(), ..here.clone() };
     let before = contract.node.metrics.usage(vec![here.clone()]).await.remove(0).expect("there are figures");
     assert_eq!(before.pids, PidUsage { current: 0, max: LIMITS.pids_max });

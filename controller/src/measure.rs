@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::grace::Busy;
 use crate::ports::{Measured, NodeError, NodeErrorKind, Usage};
-use crate::record::{ContainerSpec, Limits, SandboxId};
+use crate::record::{ContainerSpec, Limits, ProcessRecord, SandboxId};
 use crate::service::Controller;
 use crate::state::{Container, State};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,8 @@ struct Asked {
 }
 
 impl Controller {
-    /// What each of these uses, of all at once. One that is not there is an error of its own.
+    /// What each of these uses, of all at once. One that is not there is an error of its own. A
+    /// process with an image of its own can be asked of by its id, as if it were a container.
     pub async fn bulk_metrics(&self, handles: Vec<String>) -> BTreeMap<String, Result<Figures, Error>> {
         let mut answers = BTreeMap::new();
         let mut asked = Vec::new();
@@ -104,13 +105,38 @@ impl Controller {
 }
 
 fn asked_of(state: &State, handle: &str) -> Result<Asked, Error> {
-    let container = state.holder(handle)?;
+    let unknown = match state.holder(handle) {
+        Ok(container) => return of_container(container),
+        Err(unknown) => unknown,
+    };
+    process_with_image(state, handle).unwrap_or(Err(unknown))
+}
+
+fn of_container(container: &Container) -> Result<Asked, Error> {
     let sandbox = container.ready_place()?.clone();
     let record = &container.record;
-    let measured = Measured { sandbox, container: record.uid.clone(), rootfs: record.spec.rootfs.clone() };
-    // A clock that was set back makes nobody younger than nothing.
-    let age = SystemTime::now().duration_since(record.created_at).unwrap_or_default();
-    Ok(Asked { age, cpu_shares: record.spec.limits.shares(), measured })
+    let rootfs = record.spec.rootfs.clone();
+    let measured = Measured { sandbox, container: record.uid.clone(), rootfs, process: None };
+    Ok(Asked { age: since(record.created_at), cpu_shares: record.spec.limits.shares(), measured })
+}
+
+/// The youngest of that id that runs: ids are their containers' own.
+fn process_with_image(state: &State, id: &str) -> Option<Result<Asked, Error>> {
+    let named = |process: &&ProcessRecord| process.id.as_str() == id && process.spec.image.is_some();
+    let alive = state.processes.values().filter(|process| process.alive()).map(|process| &process.record);
+    let process = alive.filter(named).max_by_key(|process| process.created_at)?;
+    let container = state.containers.get(&process.container)?;
+    Some(of_container(container).map(|of| {
+        let rootfs = process.spec.image.as_ref().map_or(of.measured.rootfs, |image| image.rootfs.clone());
+        let shares = if process.spec.limits.any() { process.spec.limits.shares() } else { of.cpu_shares };
+        let measured = Measured { rootfs, process: Some(process.uid.clone()), ..of.measured };
+        Asked { age: process.created_at.map_or(of.age, since), cpu_shares: shares, measured }
+    }))
+}
+
+/// A clock that was set back makes nobody younger than nothing.
+fn since(then: SystemTime) -> Duration {
+    SystemTime::now().duration_since(then).unwrap_or_default()
 }
 
 fn limits_alone(container: &Container) -> ContainerSpec {

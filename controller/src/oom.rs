@@ -42,14 +42,34 @@ pub async fn listen(shared: Arc<Shared>, mut events: mpsc::Receiver<SandboxId>) 
 /// A process has ended.
 pub async fn look_at_end(shared: &Arc<Shared>, id: &SandboxId, process: &ProcessUid, status: ExitStatus) {
     let ended = match shared.state().processes.get(process).map(|process| &process.record) {
-        Some(ProcessRecord { id, state, .. }) if status == ExitStatus::Signal(9) => Some(match state {
-            ProcessState::Running { pid: pid @ 1.. } => format!("process '{id}' (pid {pid} on the node) was killed"),
-            _ => format!("process '{id}' was killed"),
+        Some(ProcessRecord { id, state, spec, .. }) if status == ExitStatus::Signal(9) => Some(Ended {
+            who: match state {
+                ProcessState::Running { pid: pid @ 1.. } => {
+                    format!("process '{id}' (pid {pid} on the node) was killed")
+                }
+                _ => format!("process '{id}' was killed"),
+            },
+            own_limit: spec.limits.memory_bytes,
         }),
         _ => None,
     };
     // Late is better than never, and the sweeper comes by.
     let _ = tokio::time::timeout(PATIENCE, look(shared, id, ended, Nameless::Tell)).await;
+}
+
+/// A process that was killed just now, whoever by.
+struct Ended {
+    who: String,
+    /// 0 where it has none.
+    own_limit: u64,
+}
+
+/// Compares for one container.
+pub fn look_at(shared: &Arc<Shared>, id: &SandboxId) {
+    let (shared_, id) = (Arc::clone(shared), id.clone());
+    shared.spawn(async move {
+        look(&shared_, &id, None, Nameless::Tell).await;
+    });
 }
 
 /// Compares for every container; each by itself.
@@ -74,9 +94,8 @@ enum Nameless {
     Leave,
 }
 
-/// Compares for one place, and tells what has not been told. Whether there was any. `ended`: who was
-/// killed just now, whoever by.
-async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<String>, nameless: Nameless) -> bool {
+/// Compares for one place, and tells what has not been told. Whether there was any.
+async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<Ended>, nameless: Nameless) -> bool {
     let seen = match shared.node.resources.oom(id).await {
         Ok(seen) => seen,
         Err(error) => {
@@ -93,7 +112,7 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<String>, namel
     if last.is_none() && ended.is_none() && nameless == Nameless::Leave {
         return false;
     }
-    tracing::warn!(%uid, kills = seen.kills - told, last = last.as_deref().or(ended.as_deref()).unwrap_or("-"), "out of memory");
+    tracing::warn!(%uid, kills = seen.kills - told, last = last.as_deref().or(ended.as_ref().map(|ended| ended.who.as_str())).unwrap_or("-"), "out of memory");
     let (id, kills) = (id.clone(), seen.kills);
     let words = words(kills, last, ended, limit);
     let tell = move |record: &mut ContainerRecord| {
@@ -132,10 +151,11 @@ fn told(state: &State, id: &SandboxId) -> Option<Told> {
     })
 }
 
-fn words(kills: u64, last: Option<String>, ended: Option<String>, limit: u64) -> String {
+fn words(kills: u64, last: Option<String>, ended: Option<Ended>, limit: u64) -> String {
     let last = last.unwrap_or_else(|| {
-        let who = ended.unwrap_or_else(|| "a process was killed".into());
+        let (who, own) = ended.map_or(("a process was killed".into(), 0), |ended| (ended.who, ended.own_limit));
         match limit {
+            _ if own > 0 => format!("{who}; its own memory limit is {own} bytes"),
             0 => format!("{who}: the node had no memory left"),
             limit => format!("{who}; the container's memory limit is {limit} bytes"),
         }

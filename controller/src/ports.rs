@@ -399,7 +399,7 @@ pub struct OomSeen {
     pub last: Option<String>,
 }
 
-/// A container that figures are asked of.
+/// A container, or a process in it, that figures are asked of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measured {
     /// Where it runs.
@@ -408,6 +408,8 @@ pub struct Measured {
     pub container: ContainerUid,
     /// What its files are.
     pub rootfs: RootfsSource,
+    /// The one that is asked of. One without limits of its own has its container's figures.
+    pub process: Option<ProcessUid>,
 }
 
 /// What a container uses.

@@ -80,6 +80,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_before_the_end_arrives_also_where_the_sender_left_something_unread() {
+        let (near, far) = pair();
+        send(near.as_fd(), b"unread", &[]).unwrap();
+        send(far.as_fd(), b"words", &[]).unwrap();
+        drop(far);
+        let mut buffer = Vec::new();
+        assert!(matches!(recv(near.as_fd(), &mut buffer), Ok(Packet::Message(_))));
+        assert_eq!(buffer, b"words");
+        assert!(matches!(recv(near.as_fd(), &mut buffer), Ok(Packet::End)));
+    }
+
+    #[test]
     fn the_largest_packet_passes_and_a_larger_one_is_dropped_whole() {
         let (near, far) = pair();
         let (reader, writer) = std::io::pipe().unwrap();

@@ -4,6 +4,7 @@
 //! <run-dir>/places/<sandbox>/   0700; the blank rootfs shows it to its init as /ctl
 //!     init.sock                 garden-init listens here
 //!     init.pid                  "<pid> <start time>" of the init on the host, written once started
+//!     oom-kills                 kills in groups that have gone (cgroup v1), where there were any
 //!     etc/                      hosts, hostname: bind-mounted into the container
 //! <run-dir>/spool/<process>/    output that nobody has read yet
 //! <run-dir>/containerd/         socket and state of a managed containerd
@@ -50,6 +51,11 @@ impl Folders {
     /// One place's folder.
     pub fn place(&self, id: &SandboxId) -> PathBuf {
         self.places().join(id.as_str())
+    }
+
+    /// The file of kills in a place's groups that have gone.
+    pub fn oom_kills(&self, id: &SandboxId) -> PathBuf {
+        self.place(id).join("oom-kills")
     }
 
     /// All spools.

@@ -193,13 +193,11 @@ func TestProperties(t *testing.T) {
 func TestWhatIsNotThereYet(t *testing.T) {
 	behaviour(t, "calls that gardend does not carry out yet are refused in words that the client can read", func(t *testing.T) {
 		container := create(t, spec(t))
-		streamIn := container.StreamIn(garden.StreamInSpec{Path: "/tmp", TarStream: strings.NewReader(strings.Repeat("x", mebibyte))})
-		_, streamOut := container.StreamOut(garden.StreamOutSpec{Path: "/tmp"})
 		_, _, netIn := container.NetIn(0, 80)
 		netOut := container.NetOut(garden.NetOutRule{})
 		bulkNetOut := container.BulkNetOut([]garden.NetOutRule{{}})
 		for name, err := range map[string]error{
-			"stream in": streamIn, "stream out": streamOut, "net in": netIn, "net out": netOut, "bulk net out": bulkNetOut,
+			"net in": netIn, "net out": netOut, "bulk net out": bulkNetOut,
 		} {
 			if err == nil {
 				t.Errorf("%s: answered as if it had been done", name)

@@ -316,6 +316,12 @@ func TestRun(t *testing.T) {
 		if took := time.Since(begin); took > 5*time.Second {
 			t.Fatalf("took %v", took)
 		}
-		equal(t, "the other goes on", sh(t, container, "pidof sleep | wc -w"), "1\n")
+		// It may not have become sleep yet.
+		eventually(t, patience, func() error {
+			if seen := sh(t, container, "pidof sleep | wc -w"); seen != "1\n" {
+				return fmt.Errorf("the other does not go on: %q", seen)
+			}
+			return nil
+		})
 	})
 }

@@ -7,7 +7,8 @@ use rusqlite::Connection;
 pub const APPLICATION_ID: i32 = 0x4761_7264;
 
 /// The steps from each version to the next.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
     CREATE TABLE containers (
         uid TEXT PRIMARY KEY,
@@ -29,7 +30,11 @@ const MIGRATIONS: &[&str] = &["
         kind TEXT NOT NULL,
         container TEXT
     );
-"];
+",
+    "
+    ALTER TABLE processes ADD COLUMN created_at TEXT NOT NULL DEFAULT 'null';
+",
+];
 
 /// The newest version that this gardend knows.
 pub fn newest() -> u32 {

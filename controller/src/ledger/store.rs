@@ -150,7 +150,8 @@ impl Store {
     fn read(&self) -> Result<Contents, String> {
         Ok(Contents {
             containers: self.rows("SELECT uid, record FROM containers", |row| json(row, 1))?,
-            processes: self.rows("SELECT uid, container, id, spec, state, seen, ended_at FROM processes", process)?,
+            processes: self
+                .rows("SELECT uid, container, id, spec, state, seen, created_at, ended_at FROM processes", process)?,
             sandboxes: self.rows("SELECT id, kind, container FROM sandboxes", sandbox)?,
             boot_id: self
                 .connection
@@ -211,8 +212,8 @@ fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()>
             let mut spec = record.spec.clone();
             spec.env.clear();
             run(
-                "INSERT INTO processes (uid, container, id, spec, state, seen, ended_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO processes (uid, container, id, spec, state, seen, created_at, ended_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     record.uid.as_str(),
                     record.container.as_str(),
@@ -220,6 +221,7 @@ fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()>
                     text(&spec)?,
                     text(&record.state)?,
                     record.seen,
+                    text(&record.created_at)?,
                     text(&record.ended_at)?
                 ],
             )
@@ -264,7 +266,8 @@ fn process(row: &Row<'_>) -> Result<ProcessRecord, String> {
         spec: json(row, 3)?,
         state: json(row, 4)?,
         seen: column(row, 5)?,
-        ended_at: json(row, 6)?,
+        created_at: json(row, 6)?,
+        ended_at: json(row, 7)?,
     })
 }
 

@@ -37,6 +37,7 @@ fn process(container: &ContainerUid) -> ProcessRecord {
         spec: ProcessSpec { path: "/bin/sh".into(), env: vec!["SECRET=hush".into()], ..ProcessSpec::default() },
         state: ProcessState::Pending,
         seen: false,
+        created_at: Some(std::time::SystemTime::UNIX_EPOCH),
         ended_at: None,
     }
 }

@@ -100,8 +100,10 @@ async fn settle(shared: &Arc<Shared>, sandbox: &SandboxId, uid: &ProcessUid, sta
 fn may_be_oom(shared: &Shared, uid: &ProcessUid, status: ExitStatus) -> bool {
     let killed = matches!(status, ExitStatus::Signal(9) | ExitStatus::Code(137));
     let state = shared.state();
-    let container = state.processes.get(uid).and_then(|process| state.containers.get(&process.record.container));
-    killed || container.is_some_and(|container| container.record.spec.limits.memory_bytes > 0)
+    let Some(process) = state.processes.get(uid).map(|process| &process.record) else { return killed };
+    let container = state.containers.get(&process.container);
+    let limited = container.is_some_and(|container| container.record.spec.limits.memory_bytes > 0);
+    killed || limited || process.spec.limits.memory_bytes > 0
 }
 
 pub async fn acknowledge(shared: &Shared, sandbox: &SandboxId, uid: &ProcessUid) {

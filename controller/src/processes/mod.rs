@@ -18,15 +18,16 @@ use crate::attachment::Attachment;
 use crate::error::Error;
 use crate::grace::Busy;
 use crate::ledger::{Change, Durable};
-use crate::places;
 use crate::ports::{NodeErrorKind, Signal, SpawnError};
 use crate::record::{ContainerUid, ProcessId, ProcessRecord, ProcessSpec, ProcessState, ProcessUid, SandboxId};
 use crate::shared::Shared;
 use crate::state::{Process, State};
+use crate::{oom, places};
 pub use adopt::adopt;
 use ends::lose;
 pub use ends::{MAX_ENDED, MAX_SEEN, end_all, exited, listen, lose_all, retention_is_over, seen};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Starts a process and attaches to it. Once begun it goes on to the end, also when nobody waits.
 pub async fn run(shared: &Arc<Shared>, busy: Busy, spec: ProcessSpec) -> Result<Attachment, Error> {
@@ -41,10 +42,10 @@ pub async fn run(shared: &Arc<Shared>, busy: Busy, spec: ProcessSpec) -> Result<
             return Err(Error::ProcessIdInUse(id));
         }
         container.processes.insert(id.clone(), uid.clone());
-        state.processes.insert(
-            uid.clone(),
-            Process::new(record(&uid, &id, busy.uid(), ProcessSpec { tty: spec.tty, ..ProcessSpec::default() })),
-        );
+        // Without what only its start needs.
+        let (tty, image, limits) = (spec.tty, spec.image.clone(), spec.limits);
+        let kept = ProcessSpec { tty, image, limits, ..ProcessSpec::default() };
+        state.processes.insert(uid.clone(), Process::new(record(&uid, &id, busy.uid(), kept)));
         (sandbox, env)
     };
     let start = Start { shared: Arc::clone(shared), busy, uid, id, sandbox };
@@ -60,6 +61,7 @@ fn record(uid: &ProcessUid, id: &ProcessId, container: &ContainerUid, spec: Proc
         spec,
         state: ProcessState::Pending,
         seen: false,
+        created_at: Some(SystemTime::now()),
         ended_at: None,
     }
 }
@@ -81,7 +83,13 @@ impl Start {
             return Err(error.into());
         }
         match shared.node.processes.spawn(&self.sandbox, uid, &env, &spec).await {
-            Ok(pid) => self.runs(pid),
+            Ok(pid) => {
+                self.runs(pid);
+                if spec.limits.memory_bytes > 0 {
+                    // From now on the node tells of its want.
+                    oom::look_at(shared, &self.sandbox);
+                }
+            }
             Err(SpawnError::InitGone { reason }) => self.find_out(reason).await?,
             Err(error) => {
                 drop_from_memory(&mut shared.state(), uid);

@@ -144,6 +144,32 @@ pub struct ProcessSpec {
     /// Files of its own, in place of its container's.
     #[serde(default)]
     pub image: Option<ProcessImage>,
+    /// Limits of its own, in place of its container's.
+    #[serde(default)]
+    pub limits: ProcessLimits,
+}
+
+/// Limits of a process's own. Zero means the same as its container's, apart from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessLimits {
+    /// Relative weight of the processor, within its container.
+    pub cpu_weight: u64,
+    /// The older name for a weight.
+    pub cpu_shares: u64,
+    /// Bytes, swap counted in.
+    pub memory_bytes: u64,
+}
+
+impl ProcessLimits {
+    /// Whether any was asked for.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// The processor shares that were asked for, by whichever name: the newer one wins.
+    pub fn shares(&self) -> u64 {
+        if self.cpu_weight > 0 { self.cpu_weight } else { self.cpu_shares }
+    }
 }
 
 /// Files of a process's own. All else (network, other processes, users, hostname) is its container's.

@@ -149,6 +149,8 @@ pub struct ProcessRecord {
     pub state: ProcessState,
     /// Somebody has been told how it ended.
     pub seen: bool,
+    /// When it was asked for; `None` where an older gardend recorded it.
+    pub created_at: Option<SystemTime>,
     /// When it ended.
     pub ended_at: Option<SystemTime>,
 }

@@ -87,7 +87,9 @@ pub fn recv(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Packet, Pack
             break received;
         }
         let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
+        // A reset: the other side has closed with something of ours unread. It is told once, before
+        // what the other side had sent; that, and then the end, is what counts.
+        if !matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset) {
             return Err(error.into());
         }
     };

@@ -78,8 +78,8 @@ struct BandwidthLimits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct CpuLimits {
-    weight: u64,
-    limit_in_shares: u64,
+    pub weight: u64,
+    pub limit_in_shares: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,33 +95,13 @@ struct DiskLimits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct MemoryLimits {
-    limit_in_bytes: u64,
+    pub limit_in_bytes: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct PidLimits {
     max: u64,
-}
-
-impl CpuLimits {
-    pub(super) fn named(&self) -> [(&'static str, u64); 2] {
-        [("cpu_limits.weight", self.weight), ("cpu_limits.limit_in_shares", self.limit_in_shares)]
-    }
-}
-
-impl MemoryLimits {
-    pub(super) fn named(&self) -> (&'static str, u64) {
-        ("memory_limits.limit_in_bytes", self.limit_in_bytes)
-    }
-}
-
-/// Zero is no limit; any other is refused as long as it could not be kept.
-pub(super) fn refuse_limits(named: impl IntoIterator<Item = (&'static str, u64)>) -> Result<(), Unacceptable> {
-    match named.into_iter().find(|(_, value)| *value != 0) {
-        Some((name, _)) => Err(Unacceptable::not_available(format!("limits.{name}"))),
-        None => Ok(()),
-    }
 }
 
 impl Limits {

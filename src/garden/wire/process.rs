@@ -1,6 +1,6 @@
 //! `ProcessSpec`: what a run asks for.
 
-use super::container::{BindMount, CpuLimits, ImageRef, MemoryLimits, bind_mounts, refuse_limits, rootfs};
+use super::container::{BindMount, CpuLimits, ImageRef, MemoryLimits, bind_mounts, rootfs};
 use super::{TtySpec, Unacceptable, check_env, non_empty, without_nul};
 use gardend_controller::record::{self, ProcessId, ProcessImage, Rlimit, RlimitResource};
 use serde::Deserialize;
@@ -27,6 +27,16 @@ pub(crate) struct ProcessSpec {
 struct ProcessLimits {
     cpu_limits: CpuLimits,
     memory_limits: MemoryLimits,
+}
+
+impl ProcessLimits {
+    fn into_limits(self) -> record::ProcessLimits {
+        record::ProcessLimits {
+            cpu_weight: self.cpu_limits.weight,
+            cpu_shares: self.cpu_limits.limit_in_shares,
+            memory_bytes: self.memory_limits.limit_in_bytes,
+        }
+    }
 }
 
 macro_rules! resource_limits {
@@ -66,9 +76,6 @@ impl ProcessSpec {
                 Some(ProcessImage { rootfs, bind_mounts: bind_mounts(&self.bind_mounts)? })
             }
         };
-        if let Some(limits) = &self.limits {
-            refuse_limits(limits.cpu_limits.named().into_iter().chain([limits.memory_limits.named()]))?;
-        }
         if self.path.is_empty() {
             return Err(Unacceptable::field("path", "is missing; name the program to run"));
         }
@@ -89,6 +96,7 @@ impl ProcessSpec {
             rlimits: self.rlimits.asked(),
             tty: self.tty.map(|tty| tty.size().unwrap_or(record::WindowSize::DEFAULT)),
             image,
+            limits: self.limits.unwrap_or_default().into_limits(),
         })
     }
 }
@@ -131,6 +139,20 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_its_own_are_carried_over_by_their_names() {
+        let asked = spec(
+            r#"{"path":"x","limits":{"memory_limits":{"limit_in_bytes":1},"cpu_limits":{"limit_in_shares":2,"weight":3}}}"#,
+        );
+        let limits = asked.unwrap().limits;
+        assert_eq!(limits, record::ProcessLimits { memory_bytes: 1, cpu_shares: 2, cpu_weight: 3 });
+        for none in ["{}", "null", r#"{"memory_limits":{},"cpu_limits":{"weight":0}}"#] {
+            assert!(!spec(&format!(r#"{{"path":"x","limits":{none}}}"#)).unwrap().limits.any(), "{none}");
+        }
+        let error = spec(r#"{"path":"x","limits":{"memory_limits":{"limit_in_bytes":-1}}}"#).unwrap_err();
+        assert!(error.contains("limits.memory_limits.limit_in_bytes"), "{error}");
+    }
+
+    #[test]
     fn a_terminal_without_a_size_has_the_default_one() {
         for tty in ["{}", r#"{"window_size":null}"#, r#"{"window_size":{}}"#] {
             let asked = spec(&format!(r#"{{"path":"sh","tty":{tty}}}"#)).unwrap();
@@ -146,10 +168,6 @@ mod tests {
             (r#"{"path":"x","image":{"uri":"docker:///busybox"}}"#, "image.uri: images (docker://) are not available"),
             (r#"{"path":"x","image":{"uri":"busybox"}}"#, "image.uri: \"busybox\" is not an absolute path"),
             (r#"{"path":"x","bind_mounts":[{}]}"#, "bind_mounts: a process can have bind mounts only"),
-            (
-                r#"{"path":"x","limits":{"memory_limits":{"limit_in_bytes":5}}}"#,
-                "limits.memory_limits.limit_in_bytes is",
-            ),
             (r#"{"path":"x","args":["a","b\u0000"]}"#, "args[1]: holds a zero byte"),
             (r#"{"path":"x","id":"a%b"}"#, "process id"),
             (r#"{"path":"x","tty":{"window_size":{"rows":65536}}}"#, "tty.window_size.rows is wrong"),

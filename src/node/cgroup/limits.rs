@@ -11,7 +11,7 @@ use std::path::Path;
 const MOST_PIDS: u64 = 4 * 1024 * 1024;
 /// Whoever is root of the machine within a place may make groups beside `run`, as container
 /// runtimes do. The place as a whole is held to its limit and this, which is init's.
-const INIT_ROOM: u64 = 32 << 20;
+pub(super) const INIT_ROOM: u64 = 32 << 20;
 /// What the kernel takes for shares (v1), and for a weight (v2).
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 
@@ -43,25 +43,63 @@ pub fn check(place: &Place<'_>, limits: &Limits) -> Result<(), String> {
 pub fn apply(place: &Place<'_>, spec: &ContainerSpec) -> io::Result<()> {
     let limits = &spec.limits;
     if limits.memory_bytes > 0 {
-        let (group, run) = run_of(place, Controller::Memory)?;
-        limit_memory(group.version, &run, limits.memory_bytes)?;
+        group_below(place, RUN, Controller::Memory)?;
+        set_memory(&place.run(), limits.memory_bytes)?;
         if spec.privileged {
-            limit_memory(group.version, &group.folder, limits.memory_bytes.saturating_add(INIT_ROOM))?;
+            set_memory(place, limits.memory_bytes.saturating_add(INIT_ROOM))?;
         }
     }
     if limits.pids_max > 0 {
-        let (_, run) = run_of(place, Controller::Pids)?;
-        let most = if limits.pids_max > MOST_PIDS { "max".to_owned() } else { limits.pids_max.to_string() };
-        write(&run, "pids.max", &most)?;
+        group_below(place, RUN, Controller::Pids)?;
+        set_pids(&place.run(), limits.pids_max)?;
     }
     if limits.shares() > 0 {
-        let group = there(place, Controller::Cpu)?;
-        match group.version {
-            Version::V1 => write(&group.folder, "cpu.shares", &limits.shares().to_string())?,
-            Version::V2 => write(&group.folder, "cpu.weight", &weight(limits.shares()).to_string())?,
-        }
+        set_shares(place, limits.shares())?;
     }
     Ok(())
+}
+
+/// Limits a group's memory, with swap.
+pub(super) fn set_memory(of: &Place<'_>, bytes: u64) -> io::Result<()> {
+    let group = there(of, Controller::Memory)?;
+    limit_memory(group.version, &group.folder, bytes)
+}
+
+/// Limits how many processes and threads a group holds.
+pub(super) fn set_pids(of: &Place<'_>, most: u64) -> io::Result<()> {
+    let most = if most > MOST_PIDS { "max".to_owned() } else { most.to_string() };
+    write(&there(of, Controller::Pids)?.folder, "pids.max", &most)
+}
+
+/// Sets a group's share of the processor.
+pub(super) fn set_shares(of: &Place<'_>, shares: u64) -> io::Result<()> {
+    let group = there(of, Controller::Cpu)?;
+    match group.version {
+        Version::V1 => write(&group.folder, "cpu.shares", &shares.to_string()),
+        Version::V2 => write(&group.folder, "cpu.weight", &weight(shares).to_string()),
+    }
+}
+
+/// A group's own limit of memory; `None` where it has none, or is not there.
+pub(super) fn memory_of(of: &Place<'_>) -> io::Result<Option<u64>> {
+    match of.existing(Controller::Memory) {
+        Some(group) => or_gone(memory_limit(group.version, &group.folder)),
+        None => Ok(None),
+    }
+}
+
+/// A group's own limit of processes; `None` where it has none, or is not there.
+pub(super) fn pids_of(of: &Place<'_>) -> io::Result<Option<u64>> {
+    let Some(group) = of.existing(Controller::Pids) else { return Ok(None) };
+    or_gone(figure(&group.folder, "pids.max").map(|most| Some(most.or_zero()).filter(|most| *most > 0)))
+}
+
+/// On v2 a group may be there for another controller's sake.
+fn or_gone(read: io::Result<Option<u64>>) -> io::Result<Option<u64>> {
+    match read {
+        Err(error) if is_gone(&error) => Ok(None),
+        read => read,
+    }
 }
 
 /// Limits as the kernel has them. Those of disk and network are not the kernel's to tell here.
@@ -159,24 +197,46 @@ fn group_of_run(place: &Place<'_>, controller: Controller) -> io::Result<Option<
     Ok(run.filter(has_it))
 }
 
-/// The place's group, and its `run` in the same hierarchy, which is made where it is missing.
-fn run_of(place: &Place<'_>, controller: Controller) -> io::Result<(Group, std::path::PathBuf)> {
+/// Makes a group below the place's in a controller's hierarchy, where it is missing.
+pub(super) fn group_below(place: &Place<'_>, name: &str, controller: Controller) -> io::Result<()> {
     let group = there(place, controller)?;
-    let run = group.folder.join(RUN);
     if group.version == Version::V2 {
-        // Groups with limits are leaves, and what is above them holds no process.
-        let init = group.folder.join(INIT);
-        make(&init)?;
-        for pid in fs::read_to_string(group.folder.join("cgroup.procs"))?.lines() {
-            write(&init, "cgroup.procs", pid)?;
+        hand_down(&group.folder, controller)?;
+    }
+    make(&group.folder.join(name))
+}
+
+/// Groups with limits are leaves, and what is above them holds no process: on v2 what runs in the
+/// place so far moves aside. `run` is made too, since from now on nothing can be started in the
+/// place's own group.
+fn hand_down(place: &Path, controller: Controller) -> io::Result<()> {
+    // Forks while they are moved; each round moves what was forked in the one before.
+    const ROUNDS: usize = 64;
+    let init = place.join(INIT);
+    make(&init)?;
+    make(&place.join(RUN))?;
+    // Counts processor time for every group, without being handed down.
+    if controller == Controller::CpuAccounting {
+        return Ok(());
+    }
+    let mut round = 0;
+    loop {
+        for pid in fs::read_to_string(place.join("cgroup.procs"))?.lines() {
+            match write(&init, "cgroup.procs", pid) {
+                // Ended meanwhile.
+                Err(_) if !Path::new("/proc").join(pid).exists() => {}
+                moved => moved?,
+            }
         }
-        let enabled = fs::read_to_string(group.folder.join("cgroup.subtree_control"))?;
-        if !enabled.split_ascii_whitespace().any(|name| name == controller.name()) {
-            write(&group.folder, "cgroup.subtree_control", &format!("+{}", controller.name()))?;
+        let enabled = fs::read_to_string(place.join("cgroup.subtree_control"))?;
+        if enabled.split_ascii_whitespace().any(|name| name == controller.name()) {
+            return Ok(());
+        }
+        match write(place, "cgroup.subtree_control", &format!("+{}", controller.name())) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && round < ROUNDS => round += 1,
+            enabled => return enabled,
         }
     }
-    make(&run)?;
-    Ok((group, run))
 }
 
 fn make(folder: &Path) -> io::Result<()> {

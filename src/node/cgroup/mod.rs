@@ -5,12 +5,13 @@
 //!   gardend/<owner>/<place>       gardend/<owner>/<place>       cpu.weight
 //!     (init; cpu.shares)            init/                       init, once there is a run/
 //!     run/  memory, pids            run/                        memory.max, pids.max
+//!     process-<uid>/                process-<uid>/              one with limits of its own
 //! ```
 //!
 //! A process that is to obey limits lives in `run`, init does not: a limit that init shared would
 //! end init, since pages of a tmpfs outlive who wrote them. `run` is there only where there is a
 //! limit of memory or processes; where there is none a process is started without any of this.
-//! A process with limits of its own will get a group of its own in the same way ([`Place::child`]).
+//! A process with limits of its own has a group of its own beside it ([`own`]).
 //!
 //! Owns nothing: a runtime makes a place's groups and [`super::containerd`] removes them with all
 //! that is below. Each controller is used in the version that the machine has it in, so that a
@@ -21,6 +22,7 @@ pub mod limits;
 mod network;
 mod node;
 pub mod oom;
+pub mod own;
 mod reading;
 mod sys;
 pub mod usage;
@@ -38,6 +40,8 @@ use std::path::{Path, PathBuf};
 
 /// The group of those that are to obey limits.
 const RUN: &str = "run";
+/// What the groups of processes with limits of their own are called, before their uids.
+const OWN: &str = "process-";
 /// On v2, where a group with limited groups below holds no process itself: init's.
 const INIT: &str = "init";
 
@@ -182,6 +186,11 @@ impl Place<'_> {
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
         Self { layout: self.layout, path: format!("{}/{name}", self.path) }
+    }
+
+    /// Its own, without what is above.
+    fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
     }
 
     fn run(&self) -> Self {

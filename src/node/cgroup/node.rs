@@ -2,13 +2,14 @@
 
 use super::disk::{Meter, Size};
 use super::oom::Watch;
+use super::victims::End;
 use super::victims::Victims;
-use super::{Groups, is_gone, limits, network, usage};
+use super::{Groups, Place, is_gone, limits, network, usage};
 use crate::node::mount::layer_of;
 use crate::node::place::Folders;
 use async_trait::async_trait;
 use gardend_controller::ports::{DiskUsage, Measured, Metrics, NodeError, NodeErrorKind, OomSeen, Resources, Usage};
-use gardend_controller::record::{ContainerSpec, Limits, RootfsSource, SandboxId};
+use gardend_controller::record::{ContainerSpec, Limits, ProcessUid, RootfsSource, SandboxId};
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ struct Inner {
     folders: Folders,
     meter: Meter,
     victims: Victims,
-    watched: Mutex<HashSet<SandboxId>>,
+    watched: Mutex<HashSet<(SandboxId, Option<ProcessUid>)>>,
     events: mpsc::Sender<SandboxId>,
     receiver: Mutex<Option<mpsc::Receiver<SandboxId>>>,
 }
@@ -59,11 +60,21 @@ impl ResourceNode {
 
     /// Tells of a place's want from now on, until the place is gone.
     fn watch(&self, id: &SandboxId) {
+        let place = self.inner.groups.place(id);
+        self.watch_group(id, None, &place.run());
+        // Where it cannot be read it is read again with the next look.
+        for uid in place.processes().unwrap_or_default() {
+            self.watch_group(id, Some(uid.clone()), &place.process(&uid));
+        }
+    }
+
+    fn watch_group(&self, id: &SandboxId, process: Option<ProcessUid>, group: &Place<'_>) {
         let watched = || self.inner.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if watched().contains(id) {
+        let key = (id.clone(), process);
+        if watched().contains(&key) {
             return;
         }
-        let watch = match Watch::begin(&self.inner.groups.place(id)) {
+        let watch = match Watch::begin(group) {
             Ok(Some(watch)) => watch,
             Ok(None) => return,
             Err(error) => {
@@ -71,16 +82,16 @@ impl ResourceNode {
                 return;
             }
         };
-        if !watched().insert(id.clone()) {
+        if !watched().insert(key.clone()) {
             return;
         }
-        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
             while watch.next().await {
                 // One that does not fit is found by the sweeper.
-                let _ = inner.events.try_send(id.clone());
+                let _ = inner.events.try_send(key.0.clone());
             }
-            inner.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            inner.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         });
     }
 }
@@ -121,7 +132,7 @@ impl Resources for ResourceNode {
         self.watch(sandbox);
         self.on(sandbox, "cannot tell what was killed in", |inner, id| {
             let place = inner.groups.place(id);
-            let kills = usage::oom_kills(&place)?;
+            let kills = usage::oom_kills(&place, &inner.folders.oom_kills(id))?;
             let last = if kills > 0 { inner.last_victim(id)? } else { None };
             Ok(OomSeen { kills, last })
         })
@@ -170,9 +181,8 @@ impl ResourceNode {
             .map(|part| {
                 let (inner, part) = (Arc::clone(&self.inner), part.to_vec());
                 let many = part.len();
-                let work = tokio::task::spawn_blocking(move || {
-                    part.iter().map(|one| inner.figures(&one.sandbox)).collect::<Vec<_>>()
-                });
+                let work =
+                    tokio::task::spawn_blocking(move || part.iter().map(|one| inner.figures(one)).collect::<Vec<_>>());
                 (many, work)
             })
             .collect();
@@ -201,13 +211,16 @@ impl ResourceNode {
 }
 
 impl Inner {
-    fn figures(&self, id: &SandboxId) -> Result<Usage, NodeError> {
+    fn figures(&self, of: &Measured) -> Result<Usage, NodeError> {
+        let id = &of.sandbox;
         let place = self.groups.place(id);
+        let own = of.process.as_ref().map(|uid| place.process(uid)).filter(Place::is_there);
         let read = || -> io::Result<Usage> {
+            let group = own.as_ref().unwrap_or(&place);
             Ok(Usage {
-                memory: usage::memory(&place)?,
-                cpu: usage::cpu(&place)?,
-                pids: usage::pids(&place)?,
+                memory: usage::memory(group)?,
+                cpu: usage::cpu(group)?,
+                pids: own.as_ref().map_or_else(|| usage::pids(&place), usage::pids_of_process)?,
                 network: network::usage(&self.folders.place(id))?,
                 disk: DiskUsage::default(),
             })
@@ -226,11 +239,18 @@ impl Inner {
     fn last_victim(&self, id: &SandboxId) -> io::Result<Option<String>> {
         let Some(victim) = self.victims.last(self.groups.owner(), id.as_str()) else { return Ok(None) };
         let who = format!("{} (pid {} on the node) was killed", victim.name, victim.pid);
-        if !victim.by_limit {
-            return Ok(Some(format!("{who}: the node itself had no memory left")));
-        }
-        let limit = limits::in_force(&self.groups.place(id), &Limits::default())?.memory_bytes;
-        Ok(Some(format!("{who}: the container's memory limit of {limit} bytes was reached")))
+        let place = self.groups.place(id);
+        Ok(Some(match victim.end {
+            End::Machine => format!("{who}: the node itself had no memory left"),
+            End::Container => {
+                let limit = limits::in_force(&place, &Limits::default())?.memory_bytes;
+                format!("{who}: the container's memory limit of {limit} bytes was reached")
+            }
+            End::Process(uid) => match limits::memory_of(&place.process(&uid))? {
+                Some(limit) => format!("{who}: the process's own memory limit of {limit} bytes was reached"),
+                None => format!("{who}: the process's own memory limit was reached"),
+            },
+        }))
     }
 }
 

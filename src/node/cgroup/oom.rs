@@ -1,4 +1,4 @@
-//! Being told that a place wants memory that it may not have.
+//! Being told that a group wants memory that it may not have.
 //!
 //! It only says when to look: who was killed is counted by the kernel ([`super::usage::oom_kills`]).
 //! On v1 the kernel tells before it has chosen whom to kill, on v2 after.
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A place that is watched. Holds one or two descriptors.
+/// A group that is watched. Holds one or two descriptors.
 #[derive(Debug)]
 pub struct Watch {
     source: Source,
@@ -28,26 +28,26 @@ enum Source {
 }
 
 impl Watch {
-    /// Watches a place that has a limit of memory; `None` where it has none.
+    /// Watches a group that may have a limit of memory; `None` where it is not there.
     ///
     /// # Errors
     /// The kernel's; too many open files, most often.
-    pub fn begin(place: &Place<'_>) -> io::Result<Option<Self>> {
-        let Some(run) = place.run().existing(Controller::Memory) else { return Ok(None) };
-        let source = match run.version {
+    pub fn begin(of: &Place<'_>) -> io::Result<Option<Self>> {
+        let Some(group) = of.existing(Controller::Memory) else { return Ok(None) };
+        let source = match group.version {
             Version::V1 => {
                 let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-                let control = File::open(run.folder.join("memory.oom_control"))?;
+                let control = File::open(group.folder.join("memory.oom_control"))?;
                 let pair = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
-                write(&run.folder, "cgroup.event_control", &pair)?;
+                write(&group.folder, "cgroup.event_control", &pair)?;
                 Source::Event(sys::watched(event, Interest::READABLE)?)
             }
-            Version::V2 => Source::File(watched_file(&run.folder.join("memory.events"))?),
+            Version::V2 => Source::File(watched_file(&group.folder.join("memory.events"))?),
         };
-        Ok(Some(Self { source, folder: run.folder }))
+        Ok(Some(Self { source, folder: group.folder }))
     }
 
-    /// Waits until there is a reason to look; false once the place is gone. Cancel-safe.
+    /// Waits until there is a reason to look; false once the group is gone. Cancel-safe.
     pub async fn next(&self) -> bool {
         let told = match &self.source {
             Source::Event(event) => counted(event).await,

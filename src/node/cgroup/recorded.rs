@@ -1,6 +1,7 @@
 //! Trees of cgroup files as two machines had them, for tests.
 
-use super::{Layout, Place};
+use super::{Layout, OWN, Place};
+use gardend_controller::record::ProcessUid;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,27 @@ const V2_RUN: &[(&str, &str)] = &[
     ("P/run/pids.current", "2\n"),
 ];
 
+const V1_OWN: &[(&str, &str)] = &[
+    ("memory/#/memory.limit_in_bytes", "9223372036854771712\n"),
+    ("memory/#/memory.memsw.limit_in_bytes", "9223372036854771712\n"),
+    ("memory/#/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n"),
+    ("memory/#/memory.stat", "cache 4096\nrss 8192\nhierarchical_memory_limit 1048576\ntotal_rss 8192\n"),
+    ("memory/#/cgroup.procs", ""),
+    ("pids/#/pids.max", "max\n"),
+    ("pids/#/pids.current", "1\n"),
+    ("pids/#/cgroup.procs", ""),
+    ("cpu/#/cpu.shares", "1024\n"),
+    ("cpu/#/cgroup.procs", ""),
+    ("cpuacct/#/cgroup.procs", ""),
+];
+const V2_OWN: &[(&str, &str)] = &[
+    ("#/memory.max", "max\n"),
+    ("#/memory.swap.max", "max\n"),
+    ("#/pids.max", "max\n"),
+    ("#/cpu.weight", "100\n"),
+    ("#/cgroup.procs", ""),
+];
+
 /// A tree in a folder of its own.
 pub struct Recorded {
     folder: tempfile::TempDir,
@@ -122,6 +144,21 @@ impl Recorded {
     pub fn prepare_run(&self, hierarchies: &[&str]) {
         let wanted = |(name, _): &&(&str, &str)| hierarchies.iter().any(|hierarchy| name.starts_with(hierarchy));
         put(self.root(), &self.run.iter().filter(wanted).copied().collect::<Vec<_>>());
+    }
+
+    /// The files of a process's own groups.
+    pub fn prepare_process(&self, uid: &ProcessUid) {
+        let files: &[(&str, &str)] = if self.layout.v1.is_empty() { V2_OWN } else { V1_OWN };
+        for (name, text) in files {
+            put(self.root(), &[(name.replace('#', &format!("P/{OWN}{uid}")).as_str(), text)]);
+        }
+    }
+
+    /// As the kernel does.
+    pub fn remove_process(&self, uid: &ProcessUid) {
+        for mount in self.layout.v1.iter().map(|(_, mount)| mount) {
+            let _ = fs::remove_dir_all(mount.join(PLACE).join(format!("{OWN}{uid}")));
+        }
     }
 
     pub fn root(&self) -> &Path {

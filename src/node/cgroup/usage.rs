@@ -1,9 +1,10 @@
 //! Figures of a place, read from its groups.
 
 use super::reading::{number, row, table};
-use super::{Controller, Group, Place, Version, is_gone};
+use super::{Controller, Group, Place, Version, is_gone, limits, own};
 use gardend_controller::ports::{CpuUsage, MemoryUsage, PidUsage};
 use std::io;
+use std::path::Path;
 
 /// Memory. All that is below the place counts.
 ///
@@ -26,16 +27,26 @@ pub fn memory(place: &Place<'_>) -> io::Result<MemoryUsage> {
         }
     };
     let toward_limit = used.saturating_sub(droppable);
-    if group.version == Version::V1
-        && let Some(run) = place.run().existing(Controller::Memory)
-    {
-        // What a client takes for the container's own is in two groups here.
-        for (name, value) in table(&run.folder, "memory.stat")? {
-            if name.starts_with("hierarchical_") {
-                stat.insert(name, value);
-            } else if !name.starts_with("total_") {
-                let whole = stat.entry(name).or_default();
-                *whole = whole.saturating_add(value);
+    if group.version == Version::V1 {
+        // What a client takes for the container's own is in several groups here.
+        let run = place.run().existing(Controller::Memory);
+        let limit = run.as_ref().map(|run| run.folder.clone());
+        let own = place.processes()?.iter().filter_map(|uid| place.process(uid).group(Controller::Memory)).collect();
+        for group in run.into_iter().chain::<Vec<_>>(own) {
+            let further = match table(&group.folder, "memory.stat") {
+                // A process's, which has ended meanwhile.
+                Err(error) if is_gone(&error) => continue,
+                further => further?,
+            };
+            for (name, value) in further {
+                if name.starts_with("hierarchical_") {
+                    if limit.as_ref() == Some(&group.folder) {
+                        stat.insert(name, value);
+                    }
+                } else if !name.starts_with("total_") {
+                    let whole = stat.entry(name).or_default();
+                    *whole = whole.saturating_add(value);
+                }
             }
         }
     }
@@ -67,25 +78,29 @@ pub fn cpu(place: &Place<'_>) -> io::Result<CpuUsage> {
 #[allow(missing_docs)]
 pub fn pids(place: &Place<'_>) -> io::Result<PidUsage> {
     let Some(group) = place.group(Controller::Pids) else { return Ok(PidUsage::default()) };
-    if let Some(run) = place.run().existing(Controller::Pids)
-        && run.folder.join("pids.max").exists()
-    {
-        return Ok(PidUsage { current: number(&run.folder, "pids.current")?, max: number(&run.folder, "pids.max")? });
-    }
-    Ok(PidUsage { current: number(&group.folder, "pids.current")?.saturating_sub(1), max: 0 })
+    let current = number(&group.folder, "pids.current")?.saturating_sub(1);
+    Ok(PidUsage { current, max: limits::pids_of(&place.run())?.unwrap_or(0) })
 }
 
-/// What the kernel has killed for want of memory.
+/// Processes and threads of a process that has a group of its own.
 #[allow(missing_docs)]
-pub fn oom_kills(place: &Place<'_>) -> io::Result<u64> {
+pub fn pids_of_process(own: &Place<'_>) -> io::Result<PidUsage> {
+    let Some(group) = own.group(Controller::Pids) else { return Ok(PidUsage::default()) };
+    Ok(PidUsage { current: number(&group.folder, "pids.current")?, max: limits::pids_of(own)?.unwrap_or(0) })
+}
+
+/// What the kernel has killed for want of memory. `tally` is the place's file of those that were
+/// killed in groups which have gone.
+#[allow(missing_docs)]
+pub fn oom_kills(place: &Place<'_>, tally: &Path) -> io::Result<u64> {
     let Some(group) = place.group(Controller::Memory) else { return Ok(0) };
     match group.version {
         // Each group counts its own there.
         Version::V1 => {
-            let own = row(&group.folder, "memory.oom_control", "oom_kill")?;
+            let place_itself = row(&group.folder, "memory.oom_control", "oom_kill")?;
             let run = place.run().existing(Controller::Memory);
             let run = run.map_or(Ok(0), |run| row(&run.folder, "memory.oom_control", "oom_kill"))?;
-            Ok(own.saturating_add(run))
+            Ok(place_itself.saturating_add(run).saturating_add(own::kills(place, tally)?))
         }
         Version::V2 => row(&group.folder, "memory.events", "oom_kill"),
     }
@@ -152,11 +167,11 @@ mod tests {
     #[test]
     fn kills_of_the_place_and_of_run_add_up() {
         let tree = Recorded::v1();
-        assert_eq!(oom_kills(&tree.place()).unwrap(), 0);
+        assert_eq!(oom_kills(&tree.place(), Path::new("/none")).unwrap(), 0);
         tree.prepare_run(&["memory"]);
         tree.write("memory/P/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n");
-        assert_eq!(oom_kills(&tree.place()).unwrap(), 3);
-        assert_eq!(oom_kills(&Recorded::v2().place()).unwrap(), 2);
+        assert_eq!(oom_kills(&tree.place(), Path::new("/none")).unwrap(), 3);
+        assert_eq!(oom_kills(&Recorded::v2().place(), Path::new("/none")).unwrap(), 2);
     }
 
     #[test]
@@ -167,7 +182,7 @@ mod tests {
                 memory(&gone).unwrap_err().kind(),
                 cpu(&gone).unwrap_err().kind(),
                 pids(&gone).unwrap_err().kind(),
-                oom_kills(&gone).unwrap_err().kind(),
+                oom_kills(&gone, Path::new("/none")).unwrap_err().kind(),
             ];
             assert_eq!(kinds, [io::ErrorKind::NotFound; 4]);
         }

@@ -2,7 +2,8 @@
 //! by the kernel's log. Where that may not be read (no CAP_SYSLOG), nobody knows, and kills are
 //! counted all the same.
 
-use super::TOP;
+use super::{OWN, TOP};
+use gardend_controller::record::ProcessUid;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -21,8 +22,19 @@ pub struct Victim {
     pub name: String,
     /// On the host.
     pub pid: u32,
-    /// A limit was reached, and not the end of the machine's memory.
-    pub by_limit: bool,
+    /// What was reached.
+    pub end: End,
+}
+
+/// What somebody was killed for the end of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The machine's memory.
+    Machine,
+    /// What the container may have.
+    Container,
+    /// What a process with limits of its own may have.
+    Process(ProcessUid),
 }
 
 /// The kernel's log, read from its beginning on.
@@ -88,10 +100,11 @@ fn victim(record: &str, owner: &str) -> Option<(String, Victim)> {
     let pid = rest.split(',').next()?.parse().ok()?;
     let ours = format!("/{TOP}/{owner}/");
     let place = group.strip_prefix(&ours)?.split('/').next()?.to_owned();
-    let by_limit =
-        before.split_once(",oom_memcg=").is_some_and(|(_, limited)| limited.starts_with(&format!("{ours}{place}")));
+    let limited = before.split_once(",oom_memcg=").and_then(|(_, path)| path.strip_prefix(&format!("{ours}{place}")));
+    let own = |below: &str| ProcessUid::parse(below.split('/').nth(1)?.strip_prefix(OWN)?);
+    let end = limited.map_or(End::Machine, |below| own(below).map_or(End::Container, End::Process));
     let name = name.chars().take(64).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    Some((place, Victim { name, pid, by_limit }))
+    Some((place, Victim { name, pid, end }))
 }
 
 #[cfg(test)]
@@ -102,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_log_names_the_process_and_the_limit() {
-        let expected = Victim { name: "dd".into(), pid: 4711, by_limit: true };
+        let expected = Victim { name: "dd".into(), pid: 4711, end: End::Container };
         assert_eq!(victim(LIMIT, "o"), Some(("p".into(), expected)));
         assert_eq!(victim(LIMIT, "other"), None);
         assert_eq!(victim("6,1,1,-;eth0: link up\n", "o"), None);
@@ -111,7 +124,10 @@ mod tests {
     #[test]
     fn a_machine_without_memory_is_told_apart_from_a_limit() {
         let global = LIMIT.replace("oom_memcg=/gardend/o/p/run", "global_oom");
-        assert!(!victim(&global, "o").unwrap().1.by_limit);
+        assert_eq!(victim(&global, "o").unwrap().1.end, End::Machine);
+        let uid = ProcessUid::generate();
+        let own = LIMIT.replace("p/run", &format!("p/{OWN}{uid}"));
+        assert_eq!(victim(&own, "o").unwrap().1.end, End::Process(uid));
     }
 
     #[test]

@@ -65,6 +65,10 @@ impl Inner {
         }))
     }
 
+    pub fn folders(&self) -> &Folders {
+        &self.folders
+    }
+
     pub fn links(&self) -> MutexGuard<'_, HashMap<SandboxId, LinkState>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,6 +170,11 @@ impl Inner {
             Ok(Some(Err(error))) => Err(error),
             _ => Err(no_answer(sandbox, "the attempt to connect was given up")),
         }
+    }
+
+    /// Whether a process runs, or how it ended has yet to be recorded.
+    pub fn is_kept(&self, uid: &ProcessUid) -> bool {
+        self.process(uid).is_some_and(|process| !process.is_over())
     }
 
     fn seen(&self, sandbox: &SandboxId) -> Vec<ProcessSeen> {

@@ -138,6 +138,11 @@ impl Process {
         self.settle();
     }
 
+    /// How it ended is in the ledger, or will never be known.
+    pub fn is_over(&self) -> bool {
+        self.state().acknowledged
+    }
+
     /// Its record goes.
     pub fn close(&self) {
         self.stdin.end();

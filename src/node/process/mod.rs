@@ -19,6 +19,7 @@ mod files;
 mod held;
 mod image;
 pub mod lane;
+mod limits;
 mod link;
 mod pid;
 mod spec;
@@ -38,6 +39,7 @@ use gardend_controller::ports::{
 };
 use gardend_controller::record::{ProcessImage, ProcessSpec, ProcessUid, SandboxId, WindowSize};
 pub use image::Images;
+use limits::Limits;
 use link::{Link, Pending};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -99,7 +101,7 @@ pub struct ProcessNode {
     inner: Arc<Inner>,
     images: Option<Arc<Images>>,
     /// Where processes are held to limits; nowhere for a node without places of its own.
-    groups: Option<Arc<Groups>>,
+    limits: Option<Arc<Limits>>,
 }
 
 impl ProcessNode {
@@ -108,7 +110,7 @@ impl ProcessNode {
     /// # Errors
     /// Where not even /dev/null can be opened.
     pub fn new(folders: Folders, options: Options) -> std::io::Result<Self> {
-        Inner::new(folders, options).map(|inner| Self { inner, images: None, groups: None })
+        Inner::new(folders, options).map(|inner| Self { inner, images: None, limits: None })
     }
 
     /// The same, with processes that have an image of their own.
@@ -120,7 +122,8 @@ impl ProcessNode {
     /// Processes of places that have limits join these groups before they run.
     #[must_use]
     pub fn with_groups(self, groups: Groups) -> Self {
-        Self { groups: Some(Arc::new(groups)), ..self }
+        let limits = Limits::new(groups, self.inner.folders().clone());
+        Self { limits: Some(Arc::new(limits)), ..self }
     }
 
     /// Bytes of a process's output that had to be dropped because nobody read them in time.
@@ -233,7 +236,11 @@ impl ProcessNode {
 #[async_trait]
 impl Processes for ProcessNode {
     async fn connect(&self, sandbox: &SandboxId) -> Result<Vec<ProcessSeen>, NodeError> {
-        self.inner.connect(sandbox).await
+        let seen = self.inner.connect(sandbox).await?;
+        if let Some(limits) = &self.limits {
+            limits.take_over(&self.inner, sandbox).await;
+        }
+        Ok(seen)
     }
 
     async fn disconnect(&self, sandbox: &SandboxId) {
@@ -242,6 +249,9 @@ impl Processes for ProcessNode {
         }
         for process in self.inner.of_sandbox(sandbox) {
             process.end_streams();
+        }
+        if let Some(limits) = &self.limits {
+            limits.drop_place(sandbox);
         }
     }
 
@@ -253,7 +263,11 @@ impl Processes for ProcessNode {
         spec: &ProcessSpec,
     ) -> Result<u32, SpawnError> {
         let link = || self.inner.link(sandbox).map_err(|error| SpawnError::InitGone { reason: error.message });
-        let to_join = self.groups.as_ref().map(|groups| groups.place(sandbox).to_join()).unwrap_or_default();
+        let room = match &self.limits {
+            Some(limits) => Some(limits.room(sandbox, process, &spec.limits).await?),
+            None => None,
+        };
+        let to_join = room.as_ref().map(|room| room.to_join().to_vec()).unwrap_or_default();
         if let Some(image) = &spec.image {
             let wanted = spec::wanted(env, spec)?;
             return self.start_with_image(&link()?, sandbox, process, wanted, (spec, image), &to_join).await;
@@ -295,9 +309,12 @@ impl Processes for ProcessNode {
         answer.map_err(|reason| no_answer(sandbox, &reason))
     }
 
-    async fn acknowledge(&self, _sandbox: &SandboxId, process: &ProcessUid) -> Result<(), NodeError> {
+    async fn acknowledge(&self, sandbox: &SandboxId, process: &ProcessUid) -> Result<(), NodeError> {
         if let Some(process) = self.inner.process(process) {
             process.acknowledge();
+        }
+        if let Some(limits) = &self.limits {
+            limits.tidy(&self.inner, sandbox).await;
         }
         Ok(())
     }
