@@ -237,6 +237,39 @@ func TestProcessWithLimits(t *testing.T) {
 			t.Error("one without an image is no container, and its figures are its container's")
 		}
 	})
+	long(t, "a restart of gardend takes its limits over, and what is killed in it is told once", func(t *testing.T) {
+		server, gard := restartable(t)
+		asked := spec(t)
+		container, err := gard().Create(asked)
+		must(t, err)
+		run(t, container, withLimits(shell("exec "+fillMemory), ownMemory(memoryLimit)))
+		awaitOoms(t, container, 1, patience)
+		awaitNoGroupsOfProcesses(t, container)
+		process := withLimits(shell("sleep 1; "+fillMemory+"; setsid sleep 1000 & exec sleep 1000"), ownMemory(memoryLimit))
+		process.ID = "limited"
+		start(t, container, process, garden.ProcessIO{})
+		server.restart(t, 3*time.Second)
+		container = on(t, gard(), container)
+		awaitOoms(t, container, 2, patience)
+		holds(t, sh(t, container, "cat /proc/$(pidof sleep | cut -d' ' -f1)/cgroup"), "/process-")
+		again, err := container.Attach("limited", garden.ProcessIO{})
+		must(t, err)
+		must(t, again.Signal(garden.SignalKill))
+		wait(t, again)
+		sh(t, container, "killall -9 sleep")
+		eventually(t, patience, func() error {
+			sh(t, container, "true")
+			if left := groupsOfProcesses(t, container); len(left) > 0 {
+				return fmt.Errorf("there are %q", left)
+			}
+			return nil
+		})
+		server.restart(t, 0)
+		container = on(t, gard(), container)
+		run(t, container, withLimits(shell("exec "+fillMemory), ownMemory(memoryLimit)))
+		awaitOoms(t, container, 3, patience)
+		must(t, gard().Destroy(container.Handle()))
+	})
 	behaviour(t, "a destroyed container leaves none of their groups", func(t *testing.T) {
 		container := create(t, spec(t))
 		start(t, container, withLimits(garden.ProcessSpec{Path: "sleep", Args: []string{"1000"}}, ownMemory(memoryLimit)), garden.ProcessIO{})
