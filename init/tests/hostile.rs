@@ -106,8 +106,6 @@ fn a_peer_that_does_not_read_is_waited_for_without_blocking() {
     assert_eq!(other, wire::Exit::Code(3));
     // What init had said before that is whole.
     rustix::io::ioctl_fionbio(&deaf.socket, false).unwrap();
-    // (The first answer of a socket whose other end was closed with much unread is that it was.)
-    assert!(deaf.receive(Duration::from_secs(1)).is_none());
     let mut answers = 0;
     while let Some((event, _)) = deaf.receive(Duration::from_secs(1)) {
         assert_eq!(event, Event::Pong { token: 1 });

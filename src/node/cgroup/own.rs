@@ -77,7 +77,8 @@ impl Place<'_> {
         Ok(found)
     }
 
-    fn processes_in(&self, controller: Controller) -> io::Result<BTreeSet<ProcessUid>> {
+    /// The same, in one hierarchy.
+    pub(super) fn processes_in(&self, controller: Controller) -> io::Result<BTreeSet<ProcessUid>> {
         let Some(group) = self.group(controller) else { return Ok(BTreeSet::new()) };
         let entries = match fs::read_dir(&group.folder) {
             Err(error) if is_gone(&error) => return Ok(BTreeSet::new()),

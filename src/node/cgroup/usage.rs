@@ -31,7 +31,8 @@ pub fn memory(place: &Place<'_>) -> io::Result<MemoryUsage> {
         // What a client takes for the container's own is in several groups here.
         let run = place.run().existing(Controller::Memory);
         let limit = run.as_ref().map(|run| run.folder.clone());
-        let own = place.processes()?.iter().filter_map(|uid| place.process(uid).group(Controller::Memory)).collect();
+        let own = place.processes_in(Controller::Memory)?;
+        let own = own.iter().filter_map(|uid| place.process(uid).group(Controller::Memory)).collect();
         for group in run.into_iter().chain::<Vec<_>>(own) {
             let further = match table(&group.folder, "memory.stat") {
                 // A process's, which has ended meanwhile.

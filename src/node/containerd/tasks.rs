@@ -11,6 +11,11 @@ const EXIT_NOTICED: Duration = Duration::from_secs(5);
 /// How long it takes where nothing is wrong, and then some.
 const EXIT_SEEN: Duration = Duration::from_millis(500);
 
+/// Between one delete and the next: one that a containerd which died had asked for may still be
+/// going on, and crun then says of files that they are not there, where a moment later it says
+/// that of the container.
+const PAUSES: [Duration; 2] = [Duration::ZERO, Duration::from_millis(100)];
+
 impl Connection {
     /// Makes the task, its first process held before its exec; answers its pid on the host.
     pub(super) async fn create_task(&self, id: &str) -> Result<u32, CallError> {
@@ -39,13 +44,16 @@ impl Connection {
             // Whatever is wrong, the delete says it.
             _ => {}
         }
-        match self.delete_task(id).await {
-            Err(error) if matches!(error.kind, CallErrorKind::Precondition | CallErrorKind::Failed) => {
-                self.wait_for_task(id, EXIT_NOTICED).await?;
-                self.delete_task(id).await
+        for pause in PAUSES {
+            match self.delete_task(id).await {
+                Err(error) if matches!(error.kind, CallErrorKind::Precondition | CallErrorKind::Failed) => {
+                    self.wait_for_task(id, EXIT_NOTICED).await?;
+                    tokio::time::sleep(pause).await;
+                }
+                other => return other,
             }
-            other => other,
         }
+        self.delete_task(id).await
     }
 
     async fn delete_task(&self, id: &str) -> Result<(), CallError> {

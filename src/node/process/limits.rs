@@ -13,6 +13,7 @@ use gardend_controller::record::{ProcessLimits, ProcessUid, SandboxId};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::runtime::Handle;
 
 /// The groups of all places' processes.
 pub struct Limits {
@@ -21,6 +22,7 @@ pub struct Limits {
     known: Mutex<Known>,
     /// Groups are removed, and what was killed in them is added up, by one at a time.
     tidying: Mutex<()>,
+    runtime: Handle,
 }
 
 #[derive(Default)]
@@ -52,13 +54,15 @@ impl Drop for Room {
         self.limits.known().starting.remove(&uid);
         let limits = Arc::clone(&self.limits);
         // Where it did not start the group is empty; where it did it is not.
-        tokio::task::spawn_blocking(move || limits.remove(&sandbox, |other| *other != uid));
+        let runtime = self.limits.runtime.clone();
+        runtime.spawn_blocking(move || limits.remove(&sandbox, |other| *other != uid));
     }
 }
 
 impl Limits {
+    /// Within the runtime that everything will run on.
     pub fn new(groups: Groups, folders: Folders) -> Self {
-        Self { groups, folders, known: Mutex::default(), tidying: Mutex::default() }
+        Self { groups, folders, known: Mutex::default(), tidying: Mutex::default(), runtime: Handle::current() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
