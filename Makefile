@@ -25,7 +25,7 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
 endif
 
-.PHONY: run build test test-rust test-go lint bench soak crds setup tools FORCE
+.PHONY: run build test test-rust test-go test-v2 lint bench soak crds setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -43,7 +43,7 @@ tools: setup
 	@scripts/build-tools.sh >/dev/null
 
 # One after the other: what one leaves behind is counted, and the machine has to be its own.
-test: test-rust test-go
+test: test-rust test-go test-v2
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
@@ -52,6 +52,11 @@ test-rust: tools
 test-go: tools go.work
 	cargo build --locked --bin gardend
 	scripts/test-go.sh "$(TARGET)/debug/gardend" $(PAIRS)
+
+# On a kernel with cgroup v2 alone and file systems with quotas.
+test-v2: tools go.work
+	cargo build --locked --bin gardend
+	scripts/test-v2.sh "$(TARGET)/debug/gardend"
 
 # Ignored by git. Where the client's folder is not there, go takes the client from the module proxy, as go.mod says.
 go.work: FORCE

@@ -32,6 +32,12 @@ if [ "$purpose" = test ]; then
   need nsenter util-linux
   need jq jq
   need git git
+  # What this machine's kernel may lack is tested on another, which runs as a program (scripts/test-v2.sh).
+  if [ "$(uname -m)" = x86_64 ]; then
+    need linux.uml user-mode-linux
+    need mkfs.ext4 e2fsprogs
+    need mkfs.xfs xfsprogs
+  fi
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -532,14 +532,14 @@ pub const LIMITS: Limits = Limits {
 pub async fn limits_are_in_force_as_they_were_asked_for(contract: &Contract) {
     let place = contract.place().await;
     let resources = &contract.node.resources;
-    let unlimited = resources.in_force(&place.id, &contract.spec).await.expect("it is read");
+    let unlimited = resources.in_force(&place.id, &place.uid, &contract.spec).await.expect("it is read");
     assert_eq!((unlimited.memory_bytes, unlimited.shares(), unlimited.pids_max), (0, 0, 0));
     let spec = ContainerSpec { limits: LIMITS, ..contract.spec.clone() };
     resources.check(&spec).await.expect("these can be had");
     for _ in 0..2 {
         resources.limit(&place.id, &spec).await.expect("they are put in force");
     }
-    let seen = resources.in_force(&place.id, &spec).await.expect("they are read");
+    let seen = resources.in_force(&place.id, &place.uid, &spec).await.expect("they are read");
     assert_eq!((seen.memory_bytes, seen.shares(), seen.pids_max), (LIMITS.memory_bytes, 512, LIMITS.pids_max));
     // What runs there obeys them and is started as ever.
     let uid = place.spawn(&(contract.programs.exit)(3)).await;

@@ -71,12 +71,12 @@ impl Controller {
     /// [`Error::ContainerNotFound`], also for one that goes away meanwhile; [`Error::NotReady`].
     pub async fn limits(&self, handle: &str) -> Result<Limits, Error> {
         let _busy = Busy::on(&self.shared, handle)?;
-        let (sandbox, spec) = {
+        let (sandbox, uid, spec) = {
             let state = self.shared.state();
             let container = state.holder(handle)?;
-            (container.ready_place()?.clone(), limits_alone(container))
+            (container.ready_place()?.clone(), container.record.uid.clone(), limits_alone(container))
         };
-        let read = self.shared.node.resources.in_force(&sandbox, &spec);
+        let read = self.shared.node.resources.in_force(&sandbox, &uid, &spec);
         let read = tokio::time::timeout(DEADLINE, read).await.unwrap_or_else(|_| Err(no_answer()));
         read.map_err(|error| self.what_became_of(handle, &sandbox, error))
     }

@@ -84,7 +84,7 @@ pub trait Sandboxes: Send + Sync {
 #[async_trait]
 pub trait Rootfs: Send + Sync {
     /// Refuses what cannot be had before anything is made: a rootfs that is missing or not a
-    /// folder, a bind source that is missing.
+    /// folder, a bind source that is missing, a limit of the disk that could not be kept.
     async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError>;
 
     /// Furnishes a blank place: root, /proc, /dev, /sys, hosts, bind mounts, hostname. Not
@@ -370,7 +370,8 @@ pub trait Files: Send + Sync {
 /// What the node holds containers to, and what it killed because of that.
 #[async_trait]
 pub trait Resources: Send + Sync {
-    /// Refuses limits that this node cannot keep, before anything is made (`Invalid`).
+    /// Refuses limits that this node cannot keep, before anything is made (`Invalid`). Those of the
+    /// disk are [`Rootfs::check`]'s.
     async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError>;
 
     /// Puts a container's limits in force on its place, before anything but init runs there.
@@ -379,7 +380,12 @@ pub trait Resources: Send + Sync {
 
     /// The limits in force, read back from the node: what was asked for, in the steps that the
     /// node can keep. Zero where there is none.
-    async fn in_force(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<Limits, NodeError>;
+    async fn in_force(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerUid,
+        spec: &ContainerSpec,
+    ) -> Result<Limits, NodeError>;
 
     /// What the kernel has killed in the place for want of memory, since the place was made. From
     /// then on [`Resources::oom_events`] tells of the place.

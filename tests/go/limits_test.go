@@ -177,14 +177,6 @@ func TestLimitsInForce(t *testing.T) {
 		must(t, err)
 		equal(t, "bandwidth", bandwidth, asked)
 	})
-	behaviour(t, "a limit of the disk is refused by its name where it cannot be kept, and nothing is left", func(t *testing.T) {
-		for _, limits := range []garden.DiskLimits{{ByteHard: mib}, {ByteSoft: mib}, {InodeHard: 5}, {InodeSoft: 5}} {
-			asked := limited(t, garden.Limits{Disk: limits})
-			_, err := gard.Create(asked)
-			refused(t, err, "limits.disk_limits", "quota", "ask again without")
-			equal(t, "listed", listed(t, asked.Handle), false)
-		}
-	})
 	behaviour(t, "a scope without a limit of the disk asks for nothing", func(t *testing.T) {
 		create(t, limited(t, garden.Limits{Disk: garden.DiskLimits{Scope: garden.DiskLimitScopeExclusive}}))
 	})
@@ -424,8 +416,8 @@ func TestPidLimit(t *testing.T) {
 
 // restarting is a server of the test's own that can be ended and started again.
 type restarting struct {
-	server *harness.Server
-	folder string
+	server  *harness.Server
+	options harness.Options
 }
 
 func (r *restarting) restart(t *testing.T, pause time.Duration) {
@@ -433,19 +425,26 @@ func (r *restarting) restart(t *testing.T, pause time.Duration) {
 	_, err := r.server.Terminate()
 	must(t, err)
 	time.Sleep(pause)
-	r.server, err = harness.Start(harness.Options{Folder: r.folder})
+	r.server, err = harness.Start(r.options)
 	must(t, err)
 }
 
 // restartable starts it; the client is of whichever runs.
 func restartable(t *testing.T) (*restarting, func() client.Client) {
 	t.Helper()
+	return restartableOn(t)
+}
+
+// restartableOn does the same with arguments of its own.
+func restartableOn(t *testing.T, arguments ...string) (*restarting, func() client.Client) {
+	t.Helper()
 	if os.Getenv("GARDEND_ADDRESS") != "" {
 		t.Skip("needs a server of its own, and the suite was told to use a given one")
 	}
-	started, err := harness.Start(harness.Options{})
+	started, err := harness.Start(harness.Options{Arguments: arguments})
 	must(t, err)
-	restarting := &restarting{server: started, folder: started.Folder}
+	options := harness.Options{Folder: started.Folder, Arguments: arguments}
+	restarting := &restarting{server: started, options: options}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the server's log ends:\n%s", restarting.server.Log())

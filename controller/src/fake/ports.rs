@@ -194,7 +194,7 @@ impl Sandboxes for Life {
 
 #[async_trait]
 impl Rootfs for Life {
-    /// Refuses a folder below `/missing`.
+    /// Refuses a folder below `/missing`, and limits of the disk, as a node without quotas does.
     async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError> {
         let sources = spec.bind_mounts.iter().map(|mount| &mount.source);
         let rootfs = match &spec.rootfs {
@@ -202,7 +202,12 @@ impl Rootfs for Life {
             RootfsSource::Default => None,
         };
         let missing = sources.chain(rootfs).find(|path| path.starts_with("/missing")).cloned();
+        let has_disk = spec.limits.has_disk();
         self.plain(Call::Check, |_| match missing {
+            None if has_disk => {
+                let message = "limits.disk_limits: this node has no quotas; ask again without them";
+                Err(NodeError::new(NodeErrorKind::Invalid, message))
+            }
             None => Ok(()),
             Some(path) => {
                 let message = format!("{} does not exist on this node; create it first", path.display());

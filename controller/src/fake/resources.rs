@@ -5,7 +5,7 @@ use super::ports::{Life, not_there};
 use crate::ports::{
     CpuUsage, DiskUsage, Measured, MemoryUsage, Metrics, NodeError, NodeErrorKind, OomSeen, PidUsage, Resources, Usage,
 };
-use crate::record::{ContainerSpec, Limits, SandboxId};
+use crate::record::{ContainerSpec, ContainerUid, Limits, SandboxId};
 use async_trait::async_trait;
 use std::sync::PoisonError;
 use tokio::sync::mpsc;
@@ -15,17 +15,8 @@ const PAGE: u64 = 4096;
 
 #[async_trait]
 impl Resources for Life {
-    /// Refuses limits of the disk, as a node without quotas does.
-    async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError> {
-        let has_disk = spec.limits.has_disk();
-        self.plain(Call::CheckLimits, |_| {
-            if has_disk {
-                let message = "limits.disk_limits: this node has no quotas; ask again without them";
-                return Err(NodeError::new(NodeErrorKind::Invalid, message));
-            }
-            Ok(())
-        })
-        .await
+    async fn check(&self, _spec: &ContainerSpec) -> Result<(), NodeError> {
+        self.plain(Call::CheckLimits, |_| Ok(())).await
     }
 
     async fn limit(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<(), NodeError> {
@@ -41,7 +32,12 @@ impl Resources for Life {
         .await
     }
 
-    async fn in_force(&self, sandbox: &SandboxId, _spec: &ContainerSpec) -> Result<Limits, NodeError> {
+    async fn in_force(
+        &self,
+        sandbox: &SandboxId,
+        _container: &ContainerUid,
+        _spec: &ContainerSpec,
+    ) -> Result<Limits, NodeError> {
         self.plain(Call::InForce, |world| {
             let place = world.places.get(sandbox).filter(|place| place.running);
             Ok(place.ok_or_else(|| not_there(sandbox))?.limits)

@@ -142,8 +142,9 @@ fn shares(place: &Place<'_>, asked: u64) -> io::Result<u64> {
         Version::V1 => figure(&group.folder, "cpu.shares").map(Figure::or_zero),
         Version::V2 => {
             let seen = figure(&group.folder, "cpu.weight")?.or_zero();
-            // Several shares are one weight.
-            Ok(if seen == weight(asked) { asked } else { shares_of(seen) })
+            // Several shares are one weight. What is beyond any weight is the last that is not.
+            let kept = asked.clamp(*SHARES.start(), *SHARES.end());
+            Ok(if seen == weight(asked) { kept } else { shares_of(seen) })
         }
     }
 }

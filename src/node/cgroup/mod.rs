@@ -17,7 +17,6 @@
 //! that is below. Each controller is used in the version that the machine has it in, so that a
 //! hybrid machine is two layouts at once and no case of its own. Plain, short calls on cgroupfs.
 
-pub mod disk;
 pub mod limits;
 mod network;
 mod node;

@@ -1,15 +1,16 @@
 //! The ports [`Resources`] and [`Metrics`], on the groups of this gardend's places.
 
-use super::disk::{Meter, Size};
 use super::oom::Watch;
 use super::victims::End;
 use super::victims::Victims;
 use super::{Groups, Place, is_gone, limits, network, usage};
-use crate::node::mount::layer_of;
+use crate::node::disk::{Meter, Size};
+use crate::node::mount::{disk_limits_in_force, layer_of};
 use crate::node::place::Folders;
+use crate::node::quota;
 use async_trait::async_trait;
 use gardend_controller::ports::{DiskUsage, Measured, Metrics, NodeError, NodeErrorKind, OomSeen, Resources, Usage};
-use gardend_controller::record::{ContainerSpec, Limits, ProcessUid, RootfsSource, SandboxId};
+use gardend_controller::record::{ContainerSpec, ContainerUid, Limits, ProcessUid, RootfsSource, SandboxId};
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
@@ -100,13 +101,6 @@ impl ResourceNode {
 impl Resources for ResourceNode {
     async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError> {
         let invalid = |message| NodeError::new(NodeErrorKind::Invalid, message);
-        if spec.limits.has_disk() {
-            return Err(invalid(format!(
-                "limits.disk_limits: this version of gardend keeps no disk quotas (the container's files would be in {}); \
-                 ask again without them, or give the container a file system of its own of that size",
-                self.inner.folders.layers().display()
-            )));
-        }
         limits::check(&self.inner.groups.place(&SandboxId::generate()), &spec.limits).map_err(invalid)
     }
 
@@ -120,10 +114,16 @@ impl Resources for ResourceNode {
         Ok(())
     }
 
-    async fn in_force(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<Limits, NodeError> {
-        let asked = spec.limits;
+    async fn in_force(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerUid,
+        spec: &ContainerSpec,
+    ) -> Result<Limits, NodeError> {
+        let (asked, container) = (spec.limits, container.clone());
         self.on(sandbox, "cannot read the limits of", move |inner, id| {
-            limits::in_force(&inner.groups.place(id), &asked)
+            let seen = limits::in_force(&inner.groups.place(id), &asked)?;
+            if asked.has_disk() { disk_limits_in_force(&inner.folders, &container, seen) } else { Ok(seen) }
         })
         .await
     }
@@ -196,7 +196,10 @@ impl ResourceNode {
 
     async fn disk(&self, of: &Measured, deadline: Instant) -> DiskUsage {
         let (own, shared) = self.inner.files(of);
-        let own = self.inner.meter.size(&own, deadline).await;
+        let own = match quota::used(&own) {
+            Some(counted) => counted,
+            None => self.inner.meter.size(&own, deadline).await,
+        };
         let shared = match shared {
             Some(shared) => self.inner.meter.size(&shared, deadline).await,
             None => Size::default(),

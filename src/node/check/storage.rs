@@ -2,6 +2,7 @@
 
 use super::Line;
 use crate::node::place::Folders;
+use crate::node::quota::{self, Support};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,7 @@ pub(super) fn lines(folders: &Folders) -> Vec<Line> {
         reachable(folders.state()),
         room("state folder's disk", folders.state()),
         room("run folder's disk", folders.run()),
+        disk_limits(folders.state()),
     ]
 }
 
@@ -85,6 +87,19 @@ fn room(name: &str, path: &Path) -> Line {
             judge(name, there, free, no_inodes)
         }
         Err(error) => Line::warn(name, format!("cannot tell: {error}"), "look at it with df"),
+    }
+}
+
+/// Most nodes live without: containers that ask for a limit are refused there.
+fn disk_limits(state: &Path) -> Line {
+    let (name, there) = ("disk limits", existing(state));
+    match quota::support(there) {
+        Ok(Support::Enforced) => Line::ok(name, format!("project quotas are in force at {}", there.display())),
+        Ok(Support::Counted | Support::None) => {
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            Line::ok(name, format!("refused where asked for: {}", quota::explain(there, &table)))
+        }
+        Err(error) => Line::warn(name, format!("cannot tell: {error}"), "limits of the disk may be refused"),
     }
 }
 

@@ -17,7 +17,7 @@ use super::wanted::{Bind, Wanted, look_at_rootfs};
 use super::work::Cancelled;
 use crate::node::sys::{MountChange, make_files_as, set_mount_attributes, unshare_working_folder};
 use gardend_controller::ports::{NodeError, NodeErrorKind};
-use gardend_controller::record::{BindMode, BindOrigin, ContainerUid, Handle, RootfsSource};
+use gardend_controller::record::{BindMode, BindOrigin, ContainerUid, Handle, Limits, RootfsSource};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
@@ -37,6 +37,7 @@ pub(super) struct Furnishing {
     pub(super) container: ContainerUid,
     pub(super) handle: Handle,
     pub(super) privileged: bool,
+    pub(super) limits: Limits,
     pub(super) wanted: Wanted,
     pub(super) host: HostMounts,
     pub(super) map: IdMap,
@@ -128,7 +129,7 @@ impl Furnishing {
             .overlays
             .as_ref()
             .ok_or_else(|| invalid("this server has no default rootfs; start gardend with --default-rootfs"))?;
-        overlays.mount(&self.container, owner)
+        overlays.mount(&self.container, owner, &self.limits)
     }
 }
 

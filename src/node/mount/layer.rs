@@ -4,6 +4,7 @@
 //! <state-dir>/layers/<container>/
 //!     u        the overlay's upper folder; its root belongs to the container's root
 //!     w        the overlay's work folder
+//!     below    bytes and inodes of that copy, where they count towards the container's limits
 //!     rootfs   a link that names the copy of the default rootfs below: a layer fits no other
 //! ```
 //! The link is made last, so that a layer that a crash left half made is known by its lack, and is
@@ -13,6 +14,9 @@
 use super::error::{Result, attempting, failed};
 use super::owner::Owner;
 use super::remove::remove_tree;
+use crate::node::disk::Size;
+use crate::node::quota;
+use gardend_controller::record::Limits;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 use std::io;
@@ -23,6 +27,7 @@ pub(super) const UPPER: &str = "u";
 /// The overlay's work folder, in its layer.
 pub(super) const WORK: &str = "w";
 const BELOW: &str = "rootfs";
+const SIZE_BELOW: &str = "below";
 
 /// Makes the layer at `layer` where there is none; answers which copy of a rootfs it is above.
 pub(super) fn ensure(layer: &Path, owner: Owner, rootfs: &str, root_mode: u32) -> Result<String> {
@@ -51,6 +56,7 @@ fn make(layer: &Path, owner: Owner, rootfs: &str, root_mode: u32) -> io::Result<
     let folder = |path: &Path, mode| rustix::fs::mkdir(path, Mode::from_raw_mode(mode));
     match folder(layer, 0o700) {
         Err(Errno::EXIST) => {
+            quota::release(&layer.join(UPPER))?;
             remove_tree(layer)?;
             folder(layer, 0o700)?;
         }
@@ -59,6 +65,7 @@ fn make(layer: &Path, owner: Owner, rootfs: &str, root_mode: u32) -> io::Result<
     let upper = layer.join(UPPER);
     folder(&layer.join(WORK), 0o700)?;
     folder(&upper, root_mode)?;
+    quota::mark(&[&layer.join(WORK), &upper])?;
     if owner != Owner::HOST_ROOT {
         rustix::fs::chown(&upper, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
     }
@@ -69,8 +76,35 @@ fn make(layer: &Path, owner: Owner, rootfs: &str, root_mode: u32) -> io::Result<
     rustix::fs::symlink(rootfs, layer.join(BELOW)).map_err(Into::into)
 }
 
+/// Puts limits of the disk in force on a layer. `below` is the size of the copy where that counts too.
+pub(super) fn limit(layer: &Path, limits: &Limits, below: Option<Size>) -> Result<()> {
+    let set = || {
+        if let Some(Size { bytes, inodes }) = below {
+            std::fs::write(layer.join(SIZE_BELOW), format!("{bytes} {inodes}\n"))?;
+        }
+        quota::limit(&layer.join(UPPER), limits, below.unwrap_or_default())
+    };
+    set().map_err(attempting(format!("limiting the writable layer {}", layer.display())))
+}
+
+/// The limits of the disk that are in force on a layer.
+pub(super) fn limits_in_force(layer: &Path, mut seen: Limits) -> io::Result<Limits> {
+    let below = match std::fs::read_to_string(layer.join(SIZE_BELOW)) {
+        Ok(text) => {
+            let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().unwrap_or(0));
+            Size { bytes: numbers.next().unwrap_or(0), inodes: numbers.next().unwrap_or(0) }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Size::default(),
+        Err(error) => return Err(error),
+    };
+    quota::in_force(&layer.join(UPPER), below, &mut seen)?;
+    Ok(seen)
+}
+
 /// Removes a layer, whole or not. One that is not there is removed.
 pub(super) fn remove(layer: &Path) -> Result<()> {
+    // As long as the folder is there its project is known.
+    quota::release(&layer.join(UPPER)).map_err(attempting(format!("taking the limits of {} back", layer.display())))?;
     remove_tree(layer).map_err(attempting(format!("removing the writable layer {}", layer.display())))
 }
 

@@ -34,10 +34,10 @@ use super::place::Folders;
 use async_trait::async_trait;
 use default_rootfs::Store;
 use entry::Home;
-use error::{Result, attempting, failed};
+use error::{Result, attempting, failed, invalid};
 use furnish::{Furnishing, ProcessFurnishing};
 use gardend_controller::ports::{NodeError, Rootfs};
-use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, ProcessImage, SandboxId};
+use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, Limits, ProcessImage, RootfsSource, SandboxId};
 use overlay::Overlays;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -79,6 +79,14 @@ pub fn layer_of(folders: &Folders, container: &ContainerUid) -> (PathBuf, Option
     let layer = folders.layer(container);
     let below = layer::below(&layer).ok().flatten();
     (layer.join(layer::UPPER), below.map(|key| Store::new(folders).copy_of(&key)))
+}
+
+/// `seen` with the limits of the disk that are in force on a container's layer.
+///
+/// # Errors
+/// Where they cannot be read.
+pub fn disk_limits_in_force(folders: &Folders, container: &ContainerUid, seen: Limits) -> std::io::Result<Limits> {
+    layer::limits_in_force(&folders.layer(container), seen)
 }
 
 /// The node's mounts. See the module.
@@ -152,7 +160,22 @@ impl Rootfs for MountNode {
     async fn check(&self, spec: &ContainerSpec) -> std::result::Result<(), NodeError> {
         let wanted = self.wanted(spec)?;
         let host = self.options.host_mounts.clone();
+        let limits = spec.limits;
+        let overlays = match &wanted.rootfs {
+            RootfsSource::Default => self.overlays.clone(),
+            RootfsSource::Raw(path) if limits.has_disk() => {
+                return Err(invalid(format!(
+                    "limits.disk_limits cannot be kept for a rootfs that is a folder of the node's own ({}): its files \
+                     are not gardend's to count; put the folder on a file system of that size, or ask again without them",
+                    path.display()
+                )));
+            }
+            RootfsSource::Raw(_) => None,
+        };
         let look = move |_: &work::Cancelled| {
+            if let Some(overlays) = overlays.filter(|_| limits.has_disk()) {
+                overlays.check(&limits)?;
+            }
             if matches!(host, HostMounts::Of(_)) {
                 crate::node::sys::unshare_working_folder()
                     .map_err(attempting("giving the mount thread its own working folder"))?;
@@ -175,6 +198,7 @@ impl Rootfs for MountNode {
             container: container.clone(),
             handle: handle.clone(),
             privileged: spec.privileged,
+            limits: spec.limits,
             wanted: self.wanted(spec)?,
             host: self.options.host_mounts.clone(),
             map: self.options.id_map.clone(),

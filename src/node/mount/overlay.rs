@@ -7,18 +7,23 @@
 
 use super::default_rootfs::{PreparedRootfs, Store};
 use super::entry::Home;
-use super::error::{Result, attempting, failed};
+use super::error::{Result, attempting, failed, invalid};
 use super::layer;
 use super::owner::{IdMap, Owner};
 use super::tree::Tree;
+use super::work::lock;
 use super::workshop::{self, Workshop};
+use crate::node::disk::{Size, measure};
 use crate::node::place::Folders;
+use crate::node::quota::{self, Support};
 use crate::node::sys::new_user_namespace;
-use gardend_controller::record::ContainerUid;
+use gardend_controller::record::{ContainerUid, Limits};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Mutex;
 
 /// How unprivileged containers get to see root's files as theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(super) struct Overlays {
     map: IdMap,
     namespace: OwnedFd,
     shift: Shift,
+    /// By the keys of copies.
+    sizes: Mutex<HashMap<String, Size>>,
 }
 
 impl Overlays {
@@ -57,8 +64,16 @@ impl Overlays {
             .map_err(attempting("making a user namespace to map owners with (is user.max_user_namespaces 0?)"))?;
         let workshop = Workshop::build(&layers)?;
         let map = map.clone();
-        let mut overlays =
-            Self { folders: folders.clone(), store, current, workshop, map, namespace, shift: Shift::Mount };
+        let mut overlays = Self {
+            folders: folders.clone(),
+            store,
+            current,
+            workshop,
+            map,
+            namespace,
+            shift: Shift::Mount,
+            sizes: Mutex::default(),
+        };
         overlays.try_out(home)?;
         home.enter()?;
         Ok(overlays)
@@ -66,12 +81,57 @@ impl Overlays {
 
     /// The root of a container: its own layer above the copy that it was made on, or the present
     /// one. Leaves the calling thread in another mount namespace.
-    pub(super) fn mount(&self, container: &ContainerUid, owner: Owner) -> Result<Tree> {
+    pub(super) fn mount(&self, container: &ContainerUid, owner: Owner, limits: &Limits) -> Result<Tree> {
         let folder = self.folders.layer(container);
         let mode = self.store.root_mode(&self.current)?;
         let key = layer::ensure(&folder, owner, self.current.key(), mode)?;
         let below = self.store.find(&key)?;
+        if limits.has_disk() {
+            let counted = (!limits.disk_scope_exclusive).then(|| self.size(&below)).transpose()?;
+            layer::limit(&folder, limits, counted)?;
+        }
         self.overlay(&below, container.as_str(), owner)
+    }
+
+    /// Refuses limits of the disk that could not be kept for a container on the present copy.
+    pub(super) fn check(&self, limits: &Limits) -> Result<()> {
+        let layers = self.folders.layers();
+        match quota::support(&layers).map_err(attempting("asking for quotas"))? {
+            Support::Enforced => {}
+            Support::Counted | Support::None => {
+                let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+                let why = quota::explain(&layers, &table);
+                return Err(invalid(format!(
+                    "limits.disk_limits cannot be kept on this node: {why}; or ask again without them"
+                )));
+            }
+        }
+        if limits.disk_scope_exclusive {
+            return Ok(());
+        }
+        let size = self.size(&self.current)?;
+        for (name, limit, taken) in
+            [("byte_hard", limits.disk_byte_hard, size.bytes), ("inode_hard", limits.disk_inode_hard, size.inodes)]
+        {
+            if limit > 0 && limit <= taken {
+                return Err(invalid(format!(
+                    "limits.disk_limits.{name}: {limit} is no more than the default rootfs itself takes ({taken}); \
+                     ask for more, or for scope 1 (exclusive), which counts the container's own files alone"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a copy takes: it never changes.
+    fn size(&self, rootfs: &PreparedRootfs) -> Result<Size> {
+        if let Some(known) = lock(&self.sizes).get(rootfs.key()) {
+            return Ok(*known);
+        }
+        let folder = self.store.plain(rootfs);
+        let size = measure(&folder).map_err(attempting(format!("measuring {}", folder.display())))?;
+        lock(&self.sizes).insert(rootfs.key().to_owned(), size);
+        Ok(size)
     }
 
     /// The layer of this name above a copy.
