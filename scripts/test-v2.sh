@@ -23,7 +23,7 @@ end() {
 }
 trap end EXIT
 
-(cd "$top/tests/go" && go test -c -o "$scratch/go.test" .)
+(cd "$top/tests/go" && CGO_ENABLED=0 go test -c -o "$scratch/go.test" .)
 cp "$1" "$scratch/gardend"
 for kind in ext4 xfs; do truncate -s 3G "$scratch/$kind"; done
 mkfs.ext4 -q -O project,quota "$scratch/ext4"

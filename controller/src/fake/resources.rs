@@ -3,7 +3,7 @@
 use super::Call;
 use super::ports::{Life, not_there};
 use crate::ports::{
-    CpuUsage, DiskUsage, Measured, MemoryUsage, Metrics, NodeError, NodeErrorKind, OomSeen, PidUsage, Resources, Usage,
+    CpuUsage, DiskUsage, Measured, MemoryUsage, Metrics, NodeError, OomSeen, PidUsage, Resources, Usage,
 };
 use crate::record::{ContainerSpec, ContainerUid, Limits, SandboxId};
 use async_trait::async_trait;

@@ -175,10 +175,12 @@ impl Server {
         self.tell(Event::Held { key }, vec![pidfd])
     }
 
-    /// What the process is sent has no meaning but that it comes. One that takes nothing has ended.
+    /// What the process is sent has no meaning but that it comes. One that takes nothing has been
+    /// killed, which is told as the end that it is.
     fn release(&mut self, key: &ProcessKey) {
         if let Some(starting) = self.processes.starting.get_mut(key).filter(|starting| starting.is_held) {
-            starting.is_held = packet::send(starting.status.as_fd(), &[wire::VERSION], &[]).is_err();
+            let _ = packet::send(starting.status.as_fd(), &[wire::VERSION], &[]);
+            starting.is_held = false;
         }
     }
 

@@ -7,8 +7,11 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+/// No limit, as the kernel and the OCI specification have it.
+const RLIM_INFINITY: u64 = u64::MAX;
+
 /// The capabilities that gardend and the containerd behind `socket` both have in their bounding
-/// sets, and the open files that containerd's children may have. Where containerd's process
+/// sets, and the open files and core dumps that containerd's children may have. Where containerd's process
 /// cannot be seen (another pid namespace), gardend's own stand for it.
 pub(super) fn of(socket: &Path) -> io::Result<Ceiling> {
     let own = CapabilitySet::bounding_in(&fs::read_to_string("/proc/self/status")?)
@@ -16,9 +19,13 @@ pub(super) fn of(socket: &Path) -> io::Result<Ceiling> {
     let peer = peer(socket);
     let read = |file: &str| peer.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/{file}")).ok());
     let theirs = read("status").and_then(|status| CapabilitySet::bounding_in(&status)).unwrap_or(own);
-    let open_files = read("limits").and_then(|limits| hard_open_files(&limits));
-    let open_files = open_files.unwrap_or_else(|| getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX));
-    Ok(Ceiling { capabilities: own.intersection(theirs), open_files })
+    let limits = read("limits").unwrap_or_default();
+    let hard_limit = |name, own| hard(&limits, name).unwrap_or_else(|| getrlimit(own).maximum.unwrap_or(RLIM_INFINITY));
+    Ok(Ceiling {
+        capabilities: own.intersection(theirs),
+        open_files: hard_limit("Max open files", Resource::Nofile),
+        core_bytes: hard_limit("Max core file size", Resource::Core),
+    })
 }
 
 /// The process that listens on the socket.
@@ -28,10 +35,10 @@ pub(crate) fn peer(socket: &Path) -> Option<u32> {
     u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
 }
 
-fn hard_open_files(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+fn hard(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     match line.split_ascii_whitespace().nth(1)? {
-        "unlimited" => Some(u64::MAX),
+        "unlimited" => Some(RLIM_INFINITY),
         number => number.parse().ok(),
     }
 }

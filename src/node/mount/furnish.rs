@@ -21,6 +21,7 @@ use gardend_controller::record::{BindMode, BindOrigin, ContainerUid, Handle, Lim
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,9 @@ use std::sync::Arc;
 const SYSTEM_FOLDERS: [&str; 3] = ["proc", "dev", "sys"];
 /// Where a blank place takes its new root.
 const NEW_ROOT: &str = "/newroot";
+
+/// Where a runtime shows cgroups.
+const CGROUPS: &CStr = c"/sys/fs/cgroup";
 
 /// One furnishing.
 pub(super) struct Furnishing {
@@ -119,6 +123,9 @@ impl Furnishing {
         attach_root(&root, open_new_root()?)?;
         fill(&root, &own_files, &self.wanted.binds, &binds, cancelled)?;
         pivot(&root)?;
+        if !self.privileged {
+            close_cgroups()?;
+        }
         rustix::system::sethostname(hostname.as_bytes())
             .map_err(attempting(format!("setting the hostname {hostname}")))?;
         if entry.is_alive()? { Ok(()) } else { Err(failed("the place's init ended while it was being furnished")) }
@@ -319,6 +326,16 @@ fn open_or_make(root: &Tree, path: &Path, kind: Kind) -> Result<OwnedFd> {
 
 /// The new root becomes `/` of every process of the place, its init and this thread among them;
 /// the old one, and all that is only there, goes out of sight.
+/// On cgroup v1 runtimes leave the folder that the hierarchies are mounted in writable.
+fn close_cgroups() -> Result<()> {
+    let change = MountChange { read_only: true, ..MountChange::default() };
+    match set_mount_attributes(CWD, CGROUPS, &change) {
+        // Shown in another way, or not at all.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(()),
+        set => set.map_err(attempting("making the place's cgroups read-only")),
+    }
+}
+
 fn pivot(root: &Tree) -> Result<()> {
     rustix::process::fchdir(root.as_fd()).map_err(attempting("entering the container's root"))?;
     rustix::process::pivot_root(".", ".").map_err(attempting("pivoting into the container's root"))?;

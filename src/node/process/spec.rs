@@ -109,6 +109,10 @@ pub fn refusal(failure: SpawnFailure, spec: &ProcessSpec) -> SpawnError {
         SpawnFailure::System { call, errno: libc::EAGAIN } if call.contains("fork") || call.contains("clone") => {
             SpawnError::Other(format!("process {program:?} could not be started: the container has as many processes as it may"))
         }
+        // Of one that was held until its limits were in force.
+        SpawnFailure::System { errno: libc::ECANCELED, .. } => SpawnError::Other(format!(
+            "process {program:?} was killed before its program began; its memory limit may be too small to start anything"
+        )),
         SpawnFailure::System { call, errno } => {
             SpawnError::Other(format!("process {program:?} could not be started: {} failed: {}", printable(&call), words(errno)))
         }

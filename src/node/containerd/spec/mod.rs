@@ -43,6 +43,9 @@ const MASKED: [&str; 11] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// With `/proc/interrupts`, `thermal_throttle` of each of these tells of other containers' work.
+const PROCESSORS: &str = "/sys/devices/system/cpu";
+
 /// What a place's spec is made of.
 pub(super) struct Blank<'a> {
     /// Of which kind it is.
@@ -66,6 +69,8 @@ pub(super) struct Ceiling {
     pub capabilities: CapabilitySet,
     /// containerd's hard limit.
     pub open_files: u64,
+    /// containerd's hard limit.
+    pub core_bytes: u64,
 }
 
 /// The spec as JSON.
@@ -86,7 +91,12 @@ pub(super) fn of(blank: &Blank<'_>) -> io::Result<Vec<u8>> {
                 effective: capabilities.clone(),
                 permitted: capabilities,
             },
-            rlimits: vec![Rlimit { resource: "RLIMIT_NOFILE", hard: open_files, soft: open_files }],
+            rlimits: vec![
+                Rlimit { resource: "RLIMIT_NOFILE", hard: open_files, soft: open_files },
+                // Nobody collects what a crash leaves, and it counts as the container's files; who
+                // wants one raises the limit.
+                Rlimit { resource: "RLIMIT_CORE", hard: blank.ceiling.core_bytes, soft: 0 },
+            ],
             no_new_privileges: false,
         },
         root: Root { path: text(blank.root)?, readonly: true },
@@ -118,9 +128,16 @@ fn unprivileged_linux(blank: &Blank<'_>) -> Linux {
         // The runtime adds the usual ones (null, zero, tty, ...) to nothing.
         resources: Resources { devices: vec![DeviceRule { allow: false, access: "rwm" }] },
         seccomp: Some(seccomp::profile()),
-        masked_paths: MASKED.to_vec(),
+        masked_paths: masked(Path::new(PROCESSORS)),
         readonly_paths: READ_ONLY.to_vec(),
     }
+}
+
+fn masked(processors: &Path) -> Vec<String> {
+    let throttling = std::fs::read_dir(processors).into_iter().flatten().flatten();
+    let throttling = throttling.map(|entry| entry.path().join("thermal_throttle")).filter(|path| path.is_dir());
+    let throttling = throttling.filter_map(|path| path.into_os_string().into_string().ok());
+    MASKED.into_iter().map(str::to_owned).chain(throttling).collect()
 }
 
 fn privileged_linux(blank: &Blank<'_>) -> io::Result<Linux> {
@@ -184,7 +201,7 @@ mod tests {
             folder: Path::new("/run/places/1"),
             cgroup: "/gardend/o/1".into(),
             group: "g",
-            ceiling: Ceiling { capabilities: CapabilitySet(0b11), open_files: u64::MAX },
+            ceiling: Ceiling { capabilities: CapabilitySet(0b11), open_files: u64::MAX, core_bytes: 7 },
         };
         let bytes = of(&blank).unwrap();
         assert_eq!(root_of(&bytes).unwrap(), Path::new("/state/blank/1"));
@@ -214,6 +231,18 @@ mod tests {
         assert!(spec["linux"].get("uidMappings").is_none() && spec["linux"].get("seccomp").is_none());
         assert_eq!(spec["linux"]["maskedPaths"], json!([]));
         assert_eq!(spec["process"]["rlimits"][0]["hard"], 1_048_576);
+        assert_eq!(spec["process"]["rlimits"][1], json!({"type": "RLIMIT_CORE", "hard": 7, "soft": 0}));
         assert!(!spec["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "user"})));
+    }
+
+    #[test]
+    fn what_a_processor_tells_of_its_heat_is_masked_where_it_does() {
+        let processors = tempfile::tempdir().unwrap();
+        for name in ["cpu0/thermal_throttle", "cpu1/cache"] {
+            std::fs::create_dir_all(processors.path().join(name)).unwrap();
+        }
+        let paths = masked(processors.path());
+        assert_eq!(paths.len(), MASKED.len() + 1);
+        assert!(paths.last().unwrap().ends_with("cpu0/thermal_throttle"), "{paths:?}");
     }
 }

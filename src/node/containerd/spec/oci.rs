@@ -79,7 +79,7 @@ pub(super) struct Linux {
     pub resources: Resources,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<super::seccomp::Seccomp>,
-    pub masked_paths: Vec<&'static str>,
+    pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<&'static str>,
 }
 

@@ -5,7 +5,9 @@
 //! mount and namespace calls. New namespaces cannot be made: clone's flags are looked at, and
 //! clone3, whose flags a filter cannot see, does not exist here (ENOSYS makes libraries fall back
 //! to clone). Source of the facts: the default profile that Docker documents
-//! (<https://docs.docker.com/engine/security/seccomp/>), for the capabilities that a place has.
+//! (<https://docs.docker.com/engine/security/seccomp/>), for the capabilities that a place has; the
+//! same calls as in <https://github.com/moby/profiles> of June 2026. As there, 32-bit programs reach
+//! every family of sockets by `socketcall`, whose arguments no filter can see and which glibc needs.
 
 use serde::Serialize;
 
@@ -43,6 +45,8 @@ const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 /// linux/sched.h: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 const NEW_NAMESPACES: u64 = 0x7E02_0000;
+/// The kernel's own cryptography: no program needs it, and it has made users root (<https://copy.fail/>).
+const AF_ALG: u64 = 38;
 /// Virtual machine sockets reach the hypervisor, past every network namespace.
 const AF_VSOCK: u64 = 40;
 /// Plain Linux, 32-bit addresses (uname26 or not), and "tell me".
@@ -120,7 +124,9 @@ pub(super) fn profile() -> Seccomp {
     let names = ALLOWED.iter().flat_map(|group| group.split_ascii_whitespace()).collect();
     let mut syscalls = vec![
         allow(names, Vec::new()),
-        allow(vec!["socket"], vec![Arg { index: 0, value: AF_VSOCK, value_two: None, op: "SCMP_CMP_NE" }]),
+        socket("SCMP_CMP_LT", AF_ALG),
+        socket("SCMP_CMP_EQ", AF_ALG + 1),
+        socket("SCMP_CMP_GT", AF_VSOCK),
         allow(
             vec!["clone"],
             vec![Arg { index: 0, value: NEW_NAMESPACES, value_two: Some(0), op: "SCMP_CMP_MASKED_EQ" }],
@@ -132,6 +138,11 @@ pub(super) fn profile() -> Seccomp {
             allow(vec!["personality"], vec![Arg { index: 0, value, value_two: None, op: "SCMP_CMP_EQ" }])
         }));
     Seccomp { default_action: "SCMP_ACT_ERRNO", default_errno_ret: EPERM, architectures: ARCHITECTURES, syscalls }
+}
+
+/// All families but the two. (A rule for each that is not to be would have each allowed by the other.)
+fn socket(op: &'static str, family: u64) -> Rule {
+    allow(vec!["socket"], vec![Arg { index: 0, value: family, value_two: None, op }])
 }
 
 fn allow(names: Vec<&'static str>, args: Vec<Arg>) -> Rule {
