@@ -51,8 +51,8 @@ mod tests {
     fn the_hard_limit_is_the_second_figure() {
         let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
                       Max open files            1024                 20000                files     \n";
-        assert_eq!(hard_open_files(limits), Some(20_000));
-        assert_eq!(hard_open_files(""), None);
+        assert_eq!(hard(limits, "Max open files"), Some(20_000));
+        assert_eq!(hard("", "Max open files"), None);
     }
 
     #[test]
