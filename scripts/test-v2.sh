@@ -40,22 +40,24 @@ mkdir -p /dev/pts /dev/shm && mount -t devpts -o ptmxmode=666 devpts /dev/pts &&
 for module in fs/quota/quota_tree fs/quota/quota_v2 fs/overlayfs/overlay; do
   busybox insmod "/usr/lib/uml/modules/$(uname -r)/kernel/$module.ko" || fail "no module $module"
 done
-mount -t hostfs -o "$SCRATCH" none /mnt || fail "its folder is not there"
+# /tmp stays this machine's, read only: the project may be below it.
+mount -t tmpfs places /mnt && mkdir -m 1777 /mnt/own /mnt/tmp || fail "no places"
+mount -t hostfs -o "$SCRATCH" none /mnt/own || fail "its folder is not there"
 mount -t tmpfs run /run
 case $KIND in
-  ext4) mount -t ext4 -o prjquota /dev/ubda /tmp;;
-  xfs) mount -t xfs -o pquota /dev/ubdb /tmp;;
+  ext4) mount -t ext4 -o prjquota /dev/ubda /mnt/tmp;;
+  xfs) mount -t xfs -o pquota /dev/ubdb /mnt/tmp;;
 esac || fail "no $KIND with quotas"
-chmod 1777 /tmp
+chmod 1777 /mnt/tmp
 ip link set lo up
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
   echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
-export GARDEND_BIN=/mnt/gardend GARDEND_CONTAINERD_BINARY=/usr/bin/containerd GARDEND_RUNTIME=runc GARDEND_TEST_QUOTAS=$KIND
-cd /mnt
+export TMPDIR=/mnt/tmp GARDEND_BIN=/mnt/own/gardend GARDEND_CONTAINERD_BINARY=/usr/bin/containerd GARDEND_RUNTIME=runc GARDEND_TEST_QUOTAS=$KIND
+cd /mnt/own
 echo "test-v2: Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers), $KIND with project quotas"
 ./go.test -test.short -test.parallel 3 -test.timeout 12m -test.run "$PATTERN"
-echo $? >/mnt/status
+echo $? >/mnt/own/status
 busybox poweroff -f
 INIT
 chmod 0755 "$scratch/init"
