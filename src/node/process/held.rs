@@ -8,6 +8,7 @@
 
 use super::link::Link;
 use super::pid;
+use super::spec::KILLED_HELD;
 use crate::node::cgroup;
 use garden_init::wire::{ProcessKey, Request};
 use std::future::Future;
@@ -46,11 +47,10 @@ pub fn join_when_held(
 
 fn join(pidfd: &OwnedFd, to_join: &[PathBuf]) -> Result<(), String> {
     let pid = || pid::of_pidfd(pidfd.as_fd()).filter(|pid| *pid > 0);
-    let ended = || "it ended before it could be held to the container's limits".to_owned();
-    let number = pid().ok_or_else(ended)?;
+    let number = pid().ok_or("it ended before it could be held to the container's limits")?;
     cgroup::join(number, to_join).map_err(|error| format!("cannot be held to the container's limits: {error}"))?;
     // Had it ended meanwhile, the number could have been another's.
-    pid().filter(|seen| *seen == number).map(drop).ok_or_else(ended)
+    pid().filter(|seen| *seen == number).map(drop).ok_or_else(|| format!("it {KILLED_HELD}"))
 }
 
 /// What was not released must not run.

@@ -110,9 +110,7 @@ pub fn refusal(failure: SpawnFailure, spec: &ProcessSpec) -> SpawnError {
             SpawnError::Other(format!("process {program:?} could not be started: the container has as many processes as it may"))
         }
         // Of one that was held until its limits were in force.
-        SpawnFailure::System { errno: libc::ECANCELED, .. } => SpawnError::Other(format!(
-            "process {program:?} was killed before its program began; its memory limit may be too small to start anything"
-        )),
+        SpawnFailure::System { errno: libc::ECANCELED, .. } => SpawnError::Other(format!("process {program:?} {KILLED_HELD}")),
         SpawnFailure::System { call, errno } => {
             SpawnError::Other(format!("process {program:?} could not be started: {} failed: {}", printable(&call), words(errno)))
         }
@@ -121,6 +119,10 @@ pub fn refusal(failure: SpawnFailure, spec: &ProcessSpec) -> SpawnError {
         }
     }
 }
+
+/// What becomes of a held process where its limits leave nothing to start with: its first page there can be one too many.
+pub const KILLED_HELD: &str =
+    "was killed before its program began; its memory limit may be too small to start anything";
 
 /// The process's uid as the protocol carries it.
 pub fn key(process: &ProcessUid) -> ProcessKey {
