@@ -5,6 +5,7 @@
 //! machine is checked here; whether a folder is there, or a containerd answers, is for its user
 //! to say. A flag comes with the feature that it sets.
 
+use crate::node::ids::IdMap;
 use crate::telemetry::{LogFilter, LogFormat};
 use clap::Args;
 use std::fmt;
@@ -62,6 +63,10 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_PLACES_PER_SHIM", value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=1000))]
     places_per_shim: u16,
 
+    /// Whom the users of unprivileged containers are on the host: INSIDE:HOST:COUNT, with commas between
+    #[arg(long, env = "GARDEND_ID_MAP", value_name = "MAP", default_value = "0:4294967294:1,1:1:4294967293")]
+    id_map: IdMap,
+
     /// How long stdin stays open after the last client of a process has gone
     #[arg(long, env = "GARDEND_DETACH_GRACE", value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
     detach_grace: Duration,
@@ -102,6 +107,8 @@ pub struct ServeConfig {
     pub pool_size: usize,
     /// Places at most that share a shim.
     pub places_per_shim: NonZeroUsize,
+    /// Whom the users of unprivileged containers are on the host.
+    pub id_map: IdMap,
     /// How long stdin stays open after the last client has gone.
     pub detach_grace: Duration,
     /// Output kept for each stream while nobody reads it.
@@ -202,6 +209,7 @@ impl ServeArgs {
             pool_size: self.pool_size.into(),
             // The parser let nothing below 1 through.
             places_per_shim: NonZeroUsize::new(self.places_per_shim.into()).unwrap_or(NonZeroUsize::MIN),
+            id_map: self.id_map,
             detach_grace: self.detach_grace,
             spool_size: self.spool_size,
             log_filter: self.log_level,
@@ -418,6 +426,7 @@ mod tests {
             (["--spool-size", "much"], "64K"),
             (["--runtime", "podman"], "neither `runc`"),
             (["--places-per-shim", "0"], "1..=1000"),
+            (["--id-map", "0:0:65536"], "the host's root"),
             (["--log-level", "loud"], "error, warn, info, debug, trace"),
             (["--run-dir", "/var/lib/gardend"], "a folder of its own"),
         ] {

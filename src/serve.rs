@@ -11,6 +11,7 @@ use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
 use gardend::node::containerd::{self, Containerd, Runtime};
+use gardend::node::ids;
 use gardend::node::mount::{self, MountNode};
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
@@ -40,6 +41,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
     let port = bind(config.listen)?;
+    ids::settle(&folders, &config.id_map)?;
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
 
     let managed = match &config.containerd {
@@ -56,10 +58,14 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let runtime = runtime(&config)?;
     refuse_unfit_node(&check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await)?;
 
-    let containerd_options =
-        containerd::Options { runtime, group_limit: config.places_per_shim.get(), ..containerd::Options::default() };
+    let containerd_options = containerd::Options {
+        runtime,
+        group_limit: config.places_per_shim.get(),
+        id_map: config.id_map.clone(),
+        ..containerd::Options::default()
+    };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
-    let mount_options = mount::Options { default_rootfs: config.default_rootfs.clone(), ..mount::Options::default() };
+    let mount_options = mount::Options { default_rootfs: config.default_rootfs.clone(), id_map: config.id_map.clone(), ..mount::Options::default() };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
     let groups = Groups::new(Layout::of_machine().context("cannot find the cgroups")?, sandboxes.cgroups().clone());
     let resources = ResourceNode::new(folders.clone(), groups.clone());

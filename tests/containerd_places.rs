@@ -6,7 +6,8 @@ use common::containerd::{
     Census, Cleanup, Host, Version, assert_nothing_left, ctr, entries, folder, folders, pairs, places, processes,
     remove_all,
 };
-use gardend::node::containerd::{Containerd, MAPPED_ROOT, Runtime};
+use gardend::node::containerd::{Containerd, Runtime};
+use gardend::node::ids::IdMap;
 use gardend::node::place::{Folders, InitProcess};
 use gardend_controller::ports::{NodeErrorKind, SandboxSeen, Sandboxes};
 use gardend_controller::record::{ContainerUid, Handle, SandboxId, SandboxKind};
@@ -111,7 +112,7 @@ fn check_init(init: &InitProcess, kind: SandboxKind, case: &str) {
     assert_eq!(status(init, "CapInh"), "0000000000000000", "{case}");
     match kind {
         SandboxKind::Unprivileged => {
-            assert_eq!(own.uid(), MAPPED_ROOT, "{case}");
+            assert_eq!(own.uid(), IdMap::garden().root(), "{case}");
             assert_eq!(status(init, "Uid").split('\t').next(), Some("4294967294"), "{case}");
             assert_eq!(status(init, "CapBnd"), "00000000a80425fb", "{case}");
             assert_eq!(status(init, "Seccomp"), "2", "{case}");

@@ -2,7 +2,8 @@
 //! (shared, as on a host with systemd, or private), and places in it.
 
 use crate::sys::{self, Kind};
-use gardend::node::mount::{IdMap, MountNode, Options};
+use gardend::node::ids::IdMap;
+use gardend::node::mount::{MountNode, Options};
 use gardend::node::place::{Folders, InitProcess};
 use gardend_controller::ports::{NodeError, Rootfs};
 use gardend_controller::record::{

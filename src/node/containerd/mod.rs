@@ -45,9 +45,10 @@ pub use containers::SHIM;
 pub use error::{CallError, CallErrorKind};
 pub use labels::OwnerMark;
 pub use runtime::{InvalidRuntime, Runtime};
-pub use spec::{CapabilitySet, MAPPED_ROOT};
+pub use spec::CapabilitySet;
 
 use super::blank::Blank;
+use super::ids::IdMap;
 use super::place::Folders;
 use gardend_controller::ports::{NodeError, NodeErrorKind};
 use std::fs;
@@ -86,12 +87,14 @@ pub struct Options {
     pub group_limit: usize,
     /// How many are made at once at most; more would only wait for the processors.
     pub parallel_creates: usize,
+    /// Whom the users of unprivileged places are on the host.
+    pub id_map: IdMap,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        Self { runtime: Runtime::runc(), group_limit: DEFAULT_GROUP_LIMIT, parallel_creates: (2 * processors).max(4) }
+        Self { runtime: Runtime::runc(), group_limit: DEFAULT_GROUP_LIMIT, parallel_creates: (2 * processors).max(4), id_map: IdMap::garden() }
     }
 }
 

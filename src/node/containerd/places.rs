@@ -11,7 +11,7 @@ use super::groups::{Departure, GroupId};
 use super::kill::KillError;
 use super::listening::Expected;
 use super::shims::{self, End, Shim};
-use super::spec::{self, Blank, MAPPED_ROOT};
+use super::spec::{self, Blank};
 use super::{
     CallError, CallErrorKind, Containerd, NAMESPACE, ceiling, containers, failed, kill, labels, listening, remains,
 };
@@ -134,7 +134,8 @@ impl Containerd {
     async fn begin(&self, id: &SandboxId, kind: SandboxKind) -> Result<Begun, NodeError> {
         let (folder, place) = (self.folders.place(id), id.clone());
         let half_made = move || failed(format!("place {place} is half made; remove it and take another"));
-        let begun = blocking("making a place's folder", move || match make_folder(&folder, kind) {
+        let root = self.options.id_map.root();
+        let begun = blocking("making a place's folder", move || match make_folder(&folder, kind, root) {
             Ok(()) => Ok(Some(Begun::Fresh)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let ready = kill::runs(&folder)? && folder.join(SOCKET_NAME).exists();
@@ -181,10 +182,10 @@ impl Containerd {
     async fn spec(&self, id: &SandboxId, kind: SandboxKind, group: &GroupId) -> Result<Vec<u8>, NodeError> {
         let (root, folder) = (self.blank.path().to_owned(), self.folders.place(id));
         let (cgroup, group) = (self.cgroups.path(id), group.as_str().to_owned());
-        let socket = self.connection.socket().to_owned();
+        let (socket, id_map) = (self.connection.socket().to_owned(), self.options.id_map.clone());
         blocking("writing a place's spec", move || {
             let ceiling = ceiling::of(&socket)?;
-            spec::of(&Blank { kind, root: &root, folder: &folder, cgroup, group: &group, ceiling })
+            spec::of(&Blank { kind, root: &root, folder: &folder, cgroup, group: &group, ceiling, id_map: &id_map })
         })
         .await
     }
@@ -277,11 +278,11 @@ impl Containerd {
     }
 }
 
-fn make_folder(folder: &Path, kind: SandboxKind) -> io::Result<()> {
+fn make_folder(folder: &Path, kind: SandboxKind, root: u32) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(folder)?;
     match kind {
         // Its init must be able to make its socket there.
-        SandboxKind::Unprivileged => chown(folder, Some(MAPPED_ROOT), Some(MAPPED_ROOT)),
+        SandboxKind::Unprivileged => chown(folder, Some(root), Some(root)),
         SandboxKind::Privileged => Ok(()),
     }
 }

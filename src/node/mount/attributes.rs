@@ -1,6 +1,6 @@
 //! Extended attributes: read, written, and their ids shifted.
 
-use super::owner::IdMap;
+use crate::node::ids::IdMap;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};

@@ -4,7 +4,7 @@
 //! Leaves to others: making the copy appear at once (it is filled in place), and writing it to disk.
 
 use super::attributes::copy_attributes;
-use super::owner::IdMap;
+use crate::node::ids::IdMap;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;

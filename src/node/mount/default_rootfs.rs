@@ -11,7 +11,7 @@
 
 use super::copy::{Copier, contains};
 use super::error::{Result, attempting, failed, invalid};
-use super::owner::IdMap;
+use crate::node::ids::IdMap;
 use super::remove::remove_tree;
 use super::unpack;
 use crate::node::place::Folders;
@@ -128,7 +128,7 @@ impl Store {
 
     /// Where the copy with shifted owners is; made now where it is missing.
     pub(super) fn shifted(&self, rootfs: &PreparedRootfs, map: &IdMap) -> Result<PathBuf> {
-        let shifted = self.folder.join(&rootfs.key).join(SHIFTED);
+        let shifted = self.folder.join(&rootfs.key).join(shifted_name(map));
         if !shifted.is_dir() {
             let making = format!("copying the default rootfs with shifted owners to {}", shifted.display());
             let plain = self.plain(rootfs);
@@ -187,6 +187,15 @@ impl Store {
         }
         made
     }
+}
+
+/// Owners on disk are one map's.
+fn shifted_name(map: &IdMap) -> String {
+    if *map == IdMap::garden() {
+        return SHIFTED.to_owned();
+    }
+    let digest = Sha256::digest(map.to_string());
+    format!("{SHIFTED}-{}", digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 fn publish(partial: &Path, target: &Path, parent: &Path) -> io::Result<()> {

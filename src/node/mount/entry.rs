@@ -5,7 +5,8 @@
 //! file says, the host's own namespaces are never taken for a place's.
 
 use super::error::{Result, attempting, failed};
-use super::owner::{IdMap, Owner};
+use super::owner::{self, Owner};
+use crate::node::ids::IdMap;
 use crate::node::place::InitProcess;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -87,7 +88,7 @@ impl Entry {
         }
         match (privileged, same_namespace(process.pid, "user", &own("user"))?) {
             (true, true) => {}
-            (false, false) => map.expect_of_process(process.pid)?,
+            (false, false) => owner::expect_of_process(map, process.pid)?,
             (true, false) => {
                 return Err(failed(format!("place {shown} has a user namespace and a privileged one is wanted")));
             }
@@ -95,7 +96,7 @@ impl Entry {
                 return Err(failed(format!("place {shown} has no user namespace and an unprivileged one is wanted")));
             }
         }
-        let owner = if privileged { Owner::HOST_ROOT } else { map.root() };
+        let owner = if privileged { Owner::HOST_ROOT } else { owner::of_root(map) };
         let entry = Self { init, owner };
         // While it lives, its pid was nobody else's above.
         if entry.is_alive()? { Ok(entry) } else { Err(gone()) }

@@ -28,8 +28,8 @@ mod work;
 mod workshop;
 
 pub use entry::{HostMounts, OwnMounts};
-pub use owner::IdMap;
 
+use super::ids::IdMap;
 use super::place::Folders;
 use async_trait::async_trait;
 use default_rootfs::Store;

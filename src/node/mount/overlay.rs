@@ -9,7 +9,8 @@ use super::default_rootfs::{PreparedRootfs, Store};
 use super::entry::Home;
 use super::error::{Result, attempting, failed, invalid};
 use super::layer;
-use super::owner::{IdMap, Owner};
+use super::owner::{self, Owner};
+use crate::node::ids::IdMap;
 use super::tree::Tree;
 use super::work::lock;
 use super::workshop::{self, Workshop};
@@ -170,7 +171,7 @@ impl Overlays {
                 error.message
             )));
         }
-        let root = self.map.root();
+        let root = owner::of_root(&self.map);
         if let Err(error) = self.try_for(root, home) {
             tracing::info!(reason = %error, "no idmapped overlays here: unprivileged containers get a copy of the default rootfs with shifted owners");
             self.workshop.enter()?;

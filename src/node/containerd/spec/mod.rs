@@ -1,7 +1,7 @@
 //! The OCI spec of a blank place, in its two kinds.
 //!
-//! *Unprivileged*: a user namespace (root is the host's 4294967294, every other id is itself, as
-//! the volumes of Garden's clients are owned), a small capability set, seccomp, masked and
+//! *Unprivileged*: a user namespace (by default root is the host's 4294967294, every other id is
+//! itself, as the volumes of Garden's clients are owned), a small capability set, seccomp, masked and
 //! read-only paths, cgroups and /sys read-only. *Privileged*: no user namespace, every capability
 //! that gardend and containerd themselves may give, the host's devices, nothing masked, cgroups
 //! writable: enough to run a container runtime within. Both have their own pid, mount, network,
@@ -13,6 +13,7 @@ mod oci;
 mod seccomp;
 
 pub use capabilities::CapabilitySet;
+use crate::node::ids::{IdMap, Line};
 use garden_init::wire::CONTROL_DIR;
 use gardend_controller::record::SandboxKind;
 use oci::{
@@ -21,8 +22,6 @@ use oci::{
 use std::io;
 use std::path::Path;
 
-/// Who root of an unprivileged place is on the host, uid and gid.
-pub const MAPPED_ROOT: u32 = 4_294_967_294;
 /// The annotation by which containerd's shim finds its group.
 const GROUP_ANNOTATION: &str = "io.containerd.runc.v2.group";
 /// The kernel's own ceiling for open files (fs.nr_open) unless it was raised.
@@ -60,6 +59,8 @@ pub(super) struct Blank<'a> {
     pub group: &'a str,
     /// What there is to give.
     pub ceiling: Ceiling,
+    /// Whom an unprivileged one's users are on the host.
+    pub id_map: &'a IdMap,
 }
 
 /// What containerd and gardend have themselves, and so can give.
@@ -115,10 +116,8 @@ pub(super) fn root_of(spec: &[u8]) -> Option<std::path::PathBuf> {
 }
 
 fn unprivileged_linux(blank: &Blank<'_>) -> Linux {
-    let mappings = vec![
-        IdMapping { container: 0, host: MAPPED_ROOT, size: 1 },
-        IdMapping { container: 1, host: 1, size: MAPPED_ROOT - 1 },
-    ];
+    let mapping = |line: &Line| IdMapping { container: line.inside, host: line.outside, size: line.count };
+    let mappings: Vec<_> = blank.id_map.lines().iter().map(mapping).collect();
     Linux {
         cgroups_path: blank.cgroup.clone(),
         namespaces: namespaces(&["user"]),
@@ -202,6 +201,7 @@ mod tests {
             cgroup: "/gardend/o/1".into(),
             group: "g",
             ceiling: Ceiling { capabilities: CapabilitySet(0b11), open_files: u64::MAX, core_bytes: 7 },
+            id_map: &IdMap::garden(),
         };
         let bytes = of(&blank).unwrap();
         assert_eq!(root_of(&bytes).unwrap(), Path::new("/state/blank/1"));
