@@ -38,9 +38,9 @@ func TestIDMap(t *testing.T) {
 		process.User = "alice"
 		equal(t, "status", run(t, container, process).status, 0)
 		equal(t, "root", owner(t, filepath.Join(shared, "of-root")), 100000)
-		equal(t, "alice", owner(t, filepath.Join(shared, "of-alice")), 101000)
+		equal(t, "alice", owner(t, filepath.Join(shared, "of-alice")), 101001)
 		put(t, container, "alice", "/mnt", file("streamed", "x"))
-		equal(t, "streamed in", owner(t, filepath.Join(shared, "streamed")), 101000)
+		equal(t, "streamed in", owner(t, filepath.Join(shared, "streamed")), 101001)
 	})
 	behaviour(t, "a privileged container has no map of its own", func(t *testing.T) {
 		gard := own(t, "--id-map", usualMap, "--default-rootfs", rootfs.Folder())

@@ -140,12 +140,14 @@ func Refused(options Options, deadline time.Duration) (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	folder, err := newFolder()
-	if err != nil {
-		return "", err
+	folder := options.Folder
+	if folder == "" {
+		if folder, err = newFolder(); err != nil {
+			return "", err
+		}
+		server := &Server{Folder: folder}
+		defer func() { err = errors.Join(err, server.TearDown()) }()
 	}
-	server := &Server{Folder: folder}
-	defer func() { err = errors.Join(err, server.TearDown()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
 	command := exec.CommandContext(ctx, binary, options.arguments(folder, "127.0.0.1:0")...)
