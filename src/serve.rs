@@ -65,7 +65,11 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         ..containerd::Options::default()
     };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
-    let mount_options = mount::Options { default_rootfs: config.default_rootfs.clone(), id_map: config.id_map.clone(), ..mount::Options::default() };
+    let mount_options = mount::Options {
+        default_rootfs: config.default_rootfs.clone(),
+        id_map: config.id_map.clone(),
+        ..mount::Options::default()
+    };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
     let groups = Groups::new(Layout::of_machine().context("cannot find the cgroups")?, sandboxes.cgroups().clone());
     let resources = ResourceNode::new(folders.clone(), groups.clone());

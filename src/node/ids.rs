@@ -105,7 +105,8 @@ impl IdMap {
                     && u64::from(other) < u64::from(first) + u64::from(count)
             };
             for earlier in &self.0[..number] {
-                if overlaps(inside, earlier.inside, earlier.count) || overlaps(outside, earlier.outside, earlier.count) {
+                if overlaps(inside, earlier.inside, earlier.count) || overlaps(outside, earlier.outside, earlier.count)
+                {
                     return Err(format!("{line} and {earlier} overlap"));
                 }
             }
@@ -139,7 +140,9 @@ impl FromStr for IdMap {
     /// first on the host, how many.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |part: &str| {
-            format!("{part:?} is not INSIDE:HOST:COUNT; say 0:100000:65536, or 0:4294967294:1,1:1:4294967293 (the default)")
+            format!(
+                "{part:?} is not INSIDE:HOST:COUNT; say 0:100000:65536, or 0:4294967294:1,1:1:4294967293 (the default)"
+            )
         };
         let line = |part: &str| {
             let numbers: Vec<u32> = part.trim().split(':').map_while(|number| number.parse().ok()).collect();

@@ -94,7 +94,12 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        Self { runtime: Runtime::runc(), group_limit: DEFAULT_GROUP_LIMIT, parallel_creates: (2 * processors).max(4), id_map: IdMap::garden() }
+        Self {
+            runtime: Runtime::runc(),
+            group_limit: DEFAULT_GROUP_LIMIT,
+            parallel_creates: (2 * processors).max(4),
+            id_map: IdMap::garden(),
+        }
     }
 }
 

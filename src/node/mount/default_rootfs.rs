@@ -11,9 +11,9 @@
 
 use super::copy::{Copier, contains};
 use super::error::{Result, attempting, failed, invalid};
-use crate::node::ids::IdMap;
 use super::remove::remove_tree;
 use super::unpack;
+use crate::node::ids::IdMap;
 use crate::node::place::Folders;
 use rustix::fs::{CWD, Mode, OFlags};
 use sha2::{Digest, Sha256};

@@ -12,8 +12,8 @@ mod devices;
 mod oci;
 mod seccomp;
 
-pub use capabilities::CapabilitySet;
 use crate::node::ids::{IdMap, Line};
+pub use capabilities::CapabilitySet;
 use garden_init::wire::CONTROL_DIR;
 use gardend_controller::record::SandboxKind;
 use oci::{
