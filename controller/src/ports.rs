@@ -5,8 +5,8 @@
 //! the same contract tests.
 
 use crate::record::{
-    ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, ProcessSpec, ProcessUid, RootfsSource, SandboxId,
-    SandboxKind, WindowSize,
+    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, PortIn, ProcessSpec, ProcessUid, RootfsSource,
+    RuleOut, SandboxId, SandboxKind, WindowSize,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -394,6 +394,60 @@ pub trait Resources: Send + Sync {
     /// Places in which something may have been killed for want of memory: a look at
     /// [`Resources::oom`] tells. One receiver. Some may be lost.
     fn oom_events(&self) -> tokio::sync::mpsc::Receiver<SandboxId>;
+}
+
+/// A container's network as it shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkWanted {
+    /// Whose.
+    pub container: ContainerUid,
+    /// By what name; it stands in the kernel's log before each connection that is logged.
+    pub handle: Handle,
+    /// The place that has it at present.
+    pub sandbox: SandboxId,
+    /// Where it is.
+    pub addresses: Addresses,
+    /// What leads to it.
+    pub ports_in: Vec<PortIn>,
+    /// What it may reach.
+    pub rules_out: Vec<RuleOut>,
+    /// Bytes a second, each way; 0: no limit.
+    pub bandwidth_rate: u64,
+    /// Bytes that may go at once; 0: as many as suit the rate.
+    pub bandwidth_burst: u64,
+}
+
+/// Links, addresses, ports in, rules out.
+///
+/// Fails closed: what is not in force yet, or any more, lets nothing through.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Refuses a rule that the node cannot keep, before anything is recorded (`Invalid`).
+    async fn check_rules(&self, rules: &[RuleOut]) -> Result<(), NodeError>;
+
+    /// Refuses a port of the node's that a program on the node listens on (`Invalid`).
+    async fn check_port(&self, host_port: u16) -> Result<(), NodeError>;
+
+    /// Makes one container's network what it shall be, from whatever it is: link, addresses,
+    /// routes, ports in, rules out, bandwidth. Idempotent. On return all of it is in force.
+    async fn ensure(&self, wanted: &NetworkWanted) -> Result<(), NodeError>;
+
+    /// Takes one container's network away. On return nothing leads to its addresses and ports any
+    /// more, and nothing more leaves from them. Idempotent.
+    async fn release(&self, container: &ContainerUid) -> Result<(), NodeError>;
+
+    /// Makes the whole node's network that of these containers and of no others: at the start,
+    /// and at each look of the sweeper. What is as it shall be stays undisturbed, connections
+    /// included; what others changed or removed is put back; what nobody wants is removed. Those
+    /// whose place is gone are left to [`Network::ensure`].
+    async fn restore(&self, all: Vec<NetworkWanted>) -> Result<(), NodeError>;
+
+    /// What is asked of a place's links at present, read back from the kernel: bytes a second and
+    /// burst, zero where there is no limit.
+    async fn bandwidth(&self, sandbox: &SandboxId) -> Result<(u64, u64), NodeError>;
+
+    /// The node's rules may have been changed by others: time for [`Network::restore`]. One receiver.
+    fn disturbed(&self) -> tokio::sync::mpsc::Receiver<()>;
 }
 
 /// See [`Resources::oom`].

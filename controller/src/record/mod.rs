@@ -2,9 +2,11 @@
 //! beyond reading itself.
 
 mod id;
+mod network;
 mod spec;
 mod status;
 
 pub use id::*;
+pub use network::*;
 pub use spec::*;
 pub use status::*;
