@@ -6,11 +6,13 @@
 
 use crate::options::Node;
 use crate::ports::{
-    FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal, SpawnError,
+    Collect, FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal, SpawnError,
 };
 use crate::record::{
-    ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, ProcessSpec, ProcessUid, SandboxId, SandboxKind,
+    ContainerSpec, ContainerUid, ExitStatus, Handle, ImageDigest, ImageReference, Limits, ProcessSpec, ProcessUid,
+    RootfsSource, SandboxId, SandboxKind,
 };
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -44,15 +46,25 @@ pub struct Contract {
     pub spec: ContainerSpec,
     /// One that cannot: a rootfs that is not there.
     pub impossible: ContainerSpec,
+    /// An image that can be had, with the same programs.
+    pub image: ImageReference,
+    /// One that cannot, where others can.
+    pub no_image: ImageReference,
     /// What runs in it.
     pub programs: Programs,
 }
 
 impl Contract {
     /// Takes the events of `node`, which nobody has taken before.
-    pub fn new(node: Node, spec: ContainerSpec, impossible: ContainerSpec, programs: Programs) -> Self {
+    pub fn new(
+        node: Node,
+        spec: ContainerSpec,
+        impossible: ContainerSpec,
+        (image, no_image): (ImageReference, ImageReference),
+        programs: Programs,
+    ) -> Self {
         let events = tokio::sync::Mutex::new(node.processes.events());
-        Self { node, events, spec, impossible, programs }
+        Self { node, events, spec, impossible, image, no_image, programs }
     }
 
     /// The event that `wanted` is looking for; others are passed over.
@@ -80,11 +92,15 @@ impl Contract {
 
     /// A furnished and connected place.
     async fn place(&self) -> Place<'_> {
+        self.place_of(&self.spec).await
+    }
+
+    async fn place_of(&self, spec: &ContainerSpec) -> Place<'_> {
         let (id, uid) = (SandboxId::generate(), ContainerUid::generate());
         let handle = Handle::new(format!("contract-{uid}")).expect("a handle");
-        let kind = SandboxKind::of(&self.spec);
+        let kind = SandboxKind::of(spec);
         self.node.sandboxes.ensure(&id, kind).await.expect("a place is made");
-        self.node.rootfs.furnish(&id, &uid, &handle, &self.spec).await.expect("it is furnished");
+        self.node.rootfs.furnish(&id, &uid, &handle, spec).await.expect("it is furnished");
         assert_eq!(self.node.processes.connect(&id).await.expect("its init answers"), []);
         Place { contract: self, id, uid, handle }
     }
@@ -143,6 +159,62 @@ pub async fn check_all(contract: &Contract) {
     a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract).await;
     limits_are_in_force_as_they_were_asked_for(contract).await;
     figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(contract).await;
+    an_image_that_is_not_there_is_refused_by_its_name(contract).await;
+    an_image_stays_while_it_is_held_or_used_and_goes_after(contract).await;
+    containers_of_one_image_share_it_and_nothing_else(contract).await;
+}
+
+/// `Invalid`, and the error says which.
+pub async fn an_image_that_is_not_there_is_refused_by_its_name(contract: &Contract) {
+    let refused = contract.node.images.pull(&contract.no_image, None).await;
+    let refused = refused.err().expect("it is not there");
+    assert_eq!(refused.kind, NodeErrorKind::Invalid, "{refused}");
+    assert!(refused.message.contains(contract.no_image.as_str()), "{refused}");
+}
+
+async fn seen_in_use(contract: &Contract, digest: &ImageDigest) -> Option<bool> {
+    let seen = contract.node.images.list(&BTreeSet::new).await.expect("images are listed");
+    seen.iter().find(|image| image.digest == *digest).map(|image| image.in_use)
+}
+
+/// A pin counts as use; whoever asks for it twice gets the same.
+pub async fn an_image_stays_while_it_is_held_or_used_and_goes_after(contract: &Contract) {
+    let images = &contract.node.images;
+    let (first, second) = tokio::join!(images.pull(&contract.image, None), images.pull(&contract.image, None));
+    let (first, second) = (first.expect("it is pulled"), second.expect("it is pulled"));
+    assert_eq!(first.image, second.image);
+    let digest = first.image.digest.clone();
+    drop(first);
+    let collect = async |used: BTreeSet<ImageDigest>| {
+        let removed = images.collect(Collect::Unused, &|| used.clone()).await.expect("images are collected");
+        removed.iter().any(|image| image.digest == digest)
+    };
+    assert!(!collect(BTreeSet::new()).await, "it is held");
+    assert_eq!(seen_in_use(contract, &digest).await, Some(true));
+    drop(second);
+    assert_eq!(seen_in_use(contract, &digest).await, Some(false));
+    assert!(!collect(BTreeSet::from([digest.clone()])).await, "it is used");
+    assert!(collect(BTreeSet::new()).await, "nobody needs it");
+    assert!(!collect(BTreeSet::new()).await, "it is gone");
+    assert_eq!(seen_in_use(contract, &digest).await, None);
+}
+
+/// And it is pulled again where it has gone.
+pub async fn containers_of_one_image_share_it_and_nothing_else(contract: &Contract) {
+    let images = &contract.node.images;
+    let pulled = images.pull(&contract.image, None).await.expect("it is pulled");
+    let mut spec = ContainerSpec { rootfs: RootfsSource::image(contract.image.clone()), ..contract.spec.clone() };
+    spec.rootfs.resolve(pulled.image.clone());
+    let (one, other) = (contract.place_of(&spec).await, contract.place_of(&spec).await);
+    for place in [&one, &other] {
+        let process = place.spawn(&(contract.programs.exit)(3)).await;
+        assert_eq!(contract.exit_of(&process).await, ExitStatus::Code(3));
+    }
+    one.remove().await;
+    other.remove().await;
+    drop(pulled.pin);
+    let removed = images.collect(Collect::Unused, &BTreeSet::new).await.expect("images are collected");
+    assert!(removed.iter().any(|image| image.digest == pulled.image.digest), "{removed:?}");
 }
 
 /// `ensure`, `kill` and `remove` are idempotent, and a list says how each place is.

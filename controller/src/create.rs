@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::grace::Busy;
+use crate::images;
 use crate::ledger::{Change, Durable};
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
@@ -19,6 +20,7 @@ use crate::state::{Container, Failure};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 /// How long an answer to a failed create waits for the container to be dead, so that its bind
 /// mounts are gone and its handle is free when the client reads it.
@@ -34,7 +36,6 @@ impl Controller {
     /// [`Error::CreateFailed`] where it was begun, and is undone.
     pub async fn create(&self, request: CreateRequest) -> Result<Handle, Error> {
         let _pass = self.shared.gate.enter()?;
-        let deadline = Instant::now() + self.shared.options.create_deadline;
         let properties: usize = request.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
         check_property_size(properties)?;
         request.properties.keys().try_for_each(|key| check_not_reserved(key))?;
@@ -42,12 +43,27 @@ impl Controller {
         if request.spec.limits != Limits::default() {
             self.shared.node.resources.check(&request.spec).await?;
         }
+        let credentials = request.credentials.clone();
         let record = self.record(request);
+        let image = record.spec.rootfs.unresolved().cloned();
         let (uid, handle) = (record.uid.clone(), record.handle.clone());
         let (_busy, undo) = self.admit(record).await?;
         tracing::info!(%handle, %uid, "container is being created");
         self.shared.wake(Key::Container(uid.clone()));
-        let made = tokio::time::timeout_at(deadline, self.shared.watch(&uid, how_the_create_went)).await;
+        let made = match image {
+            None => self.made(&uid).await,
+            // Its place is made meanwhile.
+            Some(image) => tokio::select! {
+                // Cancel-safe: a pull that nobody waits for any more is given up.
+                brought = images::bring(&self.shared, &uid, &image, credentials.as_ref()) => match brought {
+                    // It takes as long as it goes on; the deadline is for the rest.
+                    Ok(()) => self.made(&uid).await,
+                    Err(failure) => Ok(Some(Err(failure))),
+                },
+                // Cancel-safe: it only looks. It was destroyed, or its place cannot be made.
+                went = self.shared.watch(&uid, how_the_create_went) => Ok(went),
+            },
+        };
         match made {
             Ok(Some(Ok(()))) => {
                 undo.not();
@@ -66,6 +82,11 @@ impl Controller {
                 Err(error)
             }
         }
+    }
+
+    /// Waits until it is made or has failed, for as long as a create may take.
+    async fn made(&self, uid: &ContainerUid) -> Result<Option<Result<(), Failure>>, Elapsed> {
+        tokio::time::timeout(self.shared.options.create_deadline, self.shared.watch(uid, how_the_create_went)).await
     }
 
     fn record(&self, request: CreateRequest) -> ContainerRecord {

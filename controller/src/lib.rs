@@ -22,6 +22,7 @@ pub mod error;
 pub mod fake;
 mod files;
 mod grace;
+mod images;
 pub mod ledger;
 mod measure;
 mod oom;

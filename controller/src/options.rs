@@ -1,6 +1,6 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
-use crate::ports::{Files, Metrics, Processes, Resources, Rootfs, Sandboxes, Streams};
+use crate::ports::{Files, Images, Metrics, Processes, Resources, Rootfs, Sandboxes, Streams};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub struct Node {
     pub sandboxes: Arc<dyn Sandboxes>,
     /// Files.
     pub rootfs: Arc<dyn Rootfs>,
+    /// Images.
+    pub images: Arc<dyn Images>,
     /// Processes.
     pub processes: Arc<dyn Processes>,
     /// Their streams.

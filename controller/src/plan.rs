@@ -63,6 +63,8 @@ pub enum Wanted {
 pub struct Observed {
     /// Its place.
     pub place: Place,
+    /// Its image is still being pulled, so that it cannot have its files yet.
+    pub awaits_image: bool,
     /// The ledger says that it is ready, in this place.
     pub confirmed: bool,
     /// A stop that is not finished.
@@ -122,6 +124,8 @@ fn towards_ready(observed: &Observed) -> Step {
     match observed.place {
         Place::Nothing => Step::TakePlace,
         Place::Recorded => Step::MakePlace,
+        // Whoever pulls it wakes us.
+        Place::Made if observed.awaits_image => Step::Rest,
         Place::Made => Step::Furnish,
         Place::Spoilt => Step::Kill,
         Place::Furnished => Step::Connect,
@@ -162,6 +166,7 @@ mod tests {
 
     const FRESH: Observed = Observed {
         place: Place::Nothing,
+        awaits_image: false,
         confirmed: false,
         stop: None,
         absence_recorded: true,
@@ -188,6 +193,14 @@ mod tests {
             let step = next_step(Wanted::Absent, &seen);
             assert_eq!(step == Step::Kill, place != Place::Nothing, "{place:?} leads to {step:?}");
         }
+    }
+
+    #[test]
+    fn a_place_is_made_beside_the_pull_of_its_image_and_furnished_after_it() {
+        let step = |place| next_step(Wanted::Present, &Observed { place, awaits_image: true, ..FRESH });
+        assert_eq!([Place::Nothing, Place::Recorded, Place::Made].map(step), [Step::TakePlace, Step::MakePlace, Step::Rest]);
+        let pulled = Observed { place: Place::Made, ..FRESH };
+        assert_eq!(next_step(Wanted::Present, &pulled), Step::Furnish);
     }
 
     #[test]
@@ -241,9 +254,11 @@ mod tests {
 
     fn any_observed() -> impl Strategy<Value = Observed> {
         let place = prop::sample::select(PLACES.to_vec());
-        (place, any::<bool>(), any_stop(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-            |(place, confirmed, stop, absence_recorded, freed, released)| Observed {
+        let bits = (any::<bool>(), any::<bool>(), any::<bool>());
+        (place, any::<bool>(), any::<bool>(), any_stop(), bits).prop_map(
+            |(place, awaits_image, confirmed, stop, (absence_recorded, freed, released))| Observed {
                 place,
+                awaits_image,
                 confirmed,
                 stop,
                 absence_recorded,
@@ -269,7 +284,7 @@ mod tests {
         fn only_a_blank_place_is_furnished_and_only_for_who_is_wanted(seen in any_observed(), absent: bool) {
             let wanted = if absent { Wanted::Absent } else { Wanted::Present };
             if next_step(wanted, &seen) == Step::Furnish {
-                prop_assert!(seen.place == Place::Made && wanted == Wanted::Present);
+                prop_assert!(seen.place == Place::Made && wanted == Wanted::Present && !seen.awaits_image);
             }
         }
 

@@ -5,14 +5,17 @@
 //! the same contract tests.
 
 use crate::record::{
-    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, PortIn, ProcessSpec, ProcessUid, RootfsSource,
-    RuleOut, SandboxId, SandboxKind, WindowSize,
+    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, ImageCredentials, ImageDigest, ImageReference, Limits, PortIn, ProcessSpec, ProcessUid, ResolvedImage,
+    RootfsSource, RuleOut, SandboxId, SandboxKind, WindowSize,
 };
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 /// What a port answers when it cannot do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -103,6 +106,65 @@ pub trait Rootfs: Send + Sync {
 
     /// Containers for which something is kept on the host.
     async fn list(&self) -> Result<Vec<ContainerUid>, NodeError>;
+}
+
+/// An image that is on the node, and stays there.
+#[derive(Clone)]
+pub struct Pulled {
+    /// What the reference means now.
+    pub image: ResolvedImage,
+    /// Held until the image is recorded as in use: until then it is not collected.
+    pub pin: Arc<dyn Any + Send + Sync>,
+}
+
+/// An image that is on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSeen {
+    /// By what names, as containerd's tools show them.
+    pub names: Vec<String>,
+    /// Of its manifest.
+    pub digest: ImageDigest,
+    /// What its files take on the disk, unpacked. Layers that it shares with others count in each.
+    pub bytes: u64,
+    /// When a container was last made of it.
+    pub last_used: SystemTime,
+    /// Whether something uses it, or is about to.
+    pub in_use: bool,
+}
+
+/// Which images nobody needs any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collect {
+    /// Those beyond the age and the space that the node's options allow, oldest first.
+    Surplus,
+    /// All that nobody uses.
+    Unused,
+}
+
+/// Asked at the instant of a decision: the manifests of all images that are in use.
+pub type InUse<'a> = &'a (dyn Fn() -> BTreeSet<ImageDigest> + Send + Sync);
+
+/// Images, from registries and OCI layouts, and what of them is on the node.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// Sees to it that the image is on the node, and tells what it is. Who asks for what is being
+    /// pulled already waits for that. Dropped before it has resolved, a pull that nobody else
+    /// waits for is given up. It has no deadline as a whole: it fails where it makes no progress.
+    ///
+    /// # Errors
+    /// `Invalid` where there is no such image, or none for this machine, or it is not what it says
+    /// it is, or the credentials do not suffice; `Unavailable` where asking again may help.
+    async fn pull(
+        &self,
+        reference: &ImageReference,
+        credentials: Option<&ImageCredentials>,
+    ) -> Result<Pulled, NodeError>;
+
+    /// The images of this gardend's that are on the node, the one used last first.
+    async fn list(&self, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError>;
+
+    /// Removes images that nobody uses; answers which. What is in use stays, whatever is asked.
+    async fn collect(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError>;
 }
 
 /// A process as its init knows it.

@@ -266,6 +266,7 @@ impl Container {
         });
         Observed {
             place: self.place,
+            awaits_image: self.record.spec.rootfs.unresolved().is_some(),
             confirmed: self.confirmed(),
             stop,
             absence_recorded: self.record.desired == Desired::Absent || !self.record.answered,

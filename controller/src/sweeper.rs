@@ -12,6 +12,7 @@
 //! Promises: never waits on one container; judges only places that were recorded as made before
 //! it looked; touches nothing that the ports do not call ours.
 
+use crate::images;
 use crate::oom;
 use crate::plan::Place;
 use crate::ports::{NodeError, NodeErrorKind, SandboxSeen};
@@ -56,6 +57,8 @@ pub async fn sweep(shared: &Arc<Shared>) {
         Err(error) => tracing::warn!(%error, "the containers' files could not be listed"),
     }
     look_at_everything(shared);
+    // It has layers to remove, perhaps, and no look waits for that.
+    shared.spawn(images::collect_surplus(Arc::clone(shared)));
     look_for_exits(shared, before);
     oom::look_at_all(shared);
 }

@@ -18,7 +18,8 @@ async fn the_fake_keeps_what_the_ports_promise() {
         sleep: || command("sleep"),
         stubborn: || command("stubborn"),
     };
-    check_all(&Contract::new(fake.node(), ContainerSpec::default(), impossible, programs)).await;
+    let images = ["docker:///busybox", "docker://missing.example/busybox"].map(|text| text.parse().unwrap()).into();
+    check_all(&Contract::new(fake.node(), ContainerSpec::default(), impossible, images, programs)).await;
     assert_eq!(fake.violations(), Vec::<String>::new());
     assert!(fake.places().is_empty() && fake.layers().is_empty() && fake.running().is_empty());
 }

@@ -9,9 +9,11 @@
 //! `stubborn` (until killed), `noise` (writes a line for each signal it gets, until killed).
 //! Everything else is not found; `/etc/passwd` is found, and not executable.
 //! Users: root, vcap, and numbers. Files: a tar stream that was streamed in is kept as it is by its
-//! destination, and streamed out by the same name with a slash behind it.
+//! destination, and streamed out by the same name with a slash behind it. Every image can be had but
+//! those of the host `missing.example`; each has `IMAGE=<its name>` for its environment.
 
 mod files;
+mod images;
 mod ports;
 mod programs;
 mod resources;
@@ -20,7 +22,7 @@ mod world;
 
 use crate::options::Node;
 use crate::ports::{NodeError, NodeErrorKind};
-use crate::record::{ContainerUid, Limits, ProcessUid, SandboxId};
+use crate::record::{ContainerUid, ImageCredentials, Limits, ProcessUid, SandboxId};
 use ports::Life;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,11 +54,14 @@ pub enum Call {
     InForce,
     Oom,
     Usage,
+    Pull,
+    ListImages,
+    Collect,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -79,6 +84,9 @@ impl Call {
         Self::InForce,
         Self::Oom,
         Self::Usage,
+        Self::Pull,
+        Self::ListImages,
+        Self::Collect,
     ];
 }
 
@@ -110,6 +118,7 @@ impl FakeNode {
         Node {
             sandboxes: Arc::clone(&life) as _,
             rootfs: Arc::clone(&life) as _,
+            images: Arc::clone(&life) as _,
             processes: Arc::clone(&life) as _,
             streams: Arc::clone(&life) as _,
             resources: Arc::clone(&life) as _,
@@ -197,6 +206,16 @@ impl FakeNode {
     /// Containers of which files are on the node.
     pub fn layers(&self) -> Vec<ContainerUid> {
         self.world().layers.iter().cloned().collect()
+    }
+
+    /// Names of images that are there.
+    pub fn images(&self) -> Vec<String> {
+        self.world().images.keys().cloned().collect()
+    }
+
+    /// The credentials that pulls were given.
+    pub fn credentials(&self) -> Vec<ImageCredentials> {
+        self.world().credentials.clone()
     }
 
     /// Processes that run.

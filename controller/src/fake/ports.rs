@@ -199,7 +199,7 @@ impl Rootfs for Life {
         let sources = spec.bind_mounts.iter().map(|mount| &mount.source);
         let rootfs = match &spec.rootfs {
             RootfsSource::Raw(path) => Some(path),
-            RootfsSource::Default => None,
+            RootfsSource::Default | RootfsSource::Image(_) => None,
         };
         let missing = sources.chain(rootfs).find(|path| path.starts_with("/missing")).cloned();
         let has_disk = spec.limits.has_disk();
@@ -246,6 +246,14 @@ impl Rootfs for Life {
                 return Ok(());
             }
             place.furnished = Some(container.clone());
+            if spec.rootfs.unresolved().is_some() {
+                world.violated(format!("{container} was furnished before its image was pulled"));
+            }
+            if let Some(image) = spec.rootfs.resolved()
+                && !world.images.values().any(|there| there == image)
+            {
+                world.violated(format!("{container} was furnished with an image that is not there"));
+            }
             world.layers.insert(container.clone());
             Ok(())
         })

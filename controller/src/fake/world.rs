@@ -3,8 +3,11 @@
 use super::programs::{Ends, Program};
 use super::{Call, Fault};
 use crate::ports::{OomSeen, ProcessEvent, ReaderId};
-use crate::record::{ContainerUid, ExitStatus, Limits, ProcessUid, SandboxId, SandboxKind};
+use crate::record::{
+    ContainerUid, ExitStatus, ImageCredentials, ImageDigest, Limits, ProcessUid, ResolvedImage, SandboxId, SandboxKind,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -12,6 +15,11 @@ use tokio::sync::{mpsc, watch};
 pub struct World {
     pub places: BTreeMap<SandboxId, Place>,
     pub layers: BTreeSet<ContainerUid>,
+    /// By their names.
+    pub images: BTreeMap<String, ResolvedImage>,
+    pub credentials: Vec<ImageCredentials>,
+    /// What those hold who hold an image, by its digest.
+    pub pins: HashMap<ImageDigest, Arc<()>>,
     pub processes: BTreeMap<ProcessUid, Process>,
     /// Every process that was ever started.
     pub spawned: HashSet<ProcessUid>,

@@ -17,9 +17,10 @@ mod ends;
 use crate::attachment::Attachment;
 use crate::error::Error;
 use crate::grace::Busy;
+use crate::images;
 use crate::ledger::{Change, Durable};
 use crate::ports::{NodeErrorKind, Signal, SpawnError};
-use crate::record::{ContainerUid, ProcessId, ProcessRecord, ProcessSpec, ProcessState, ProcessUid, SandboxId};
+use crate::record::{ContainerUid, ProcessId, ProcessRecord, ProcessSpec, ProcessState, ProcessUid, SandboxId, Stage};
 use crate::shared::Shared;
 use crate::state::{Process, State};
 use crate::{oom, places};
@@ -37,13 +38,14 @@ pub async fn run(shared: &Arc<Shared>, busy: Busy, spec: ProcessSpec) -> Result<
         let gone = || Error::ContainerNotFound(busy.uid().to_string());
         let container = state.containers.get_mut(busy.uid()).ok_or_else(gone)?;
         let sandbox = container.ready_place()?.clone();
-        let env = container.record.spec.env.clone();
+        let env = container.record.spec.base_env();
         if container.processes.contains_key(&id) {
             return Err(Error::ProcessIdInUse(id));
         }
         container.processes.insert(id.clone(), uid.clone());
         // Without what only its start needs.
-        let (tty, image, limits) = (spec.tty, spec.image.clone(), spec.limits);
+        let (tty, mut image, limits) = (spec.tty, spec.image.clone(), spec.limits);
+        image.iter_mut().for_each(|image| image.credentials = None);
         let kept = ProcessSpec { tty, image, limits, ..ProcessSpec::default() };
         state.processes.insert(uid.clone(), Process::new(record(&uid, &id, busy.uid(), kept)));
         (sandbox, env)
@@ -75,8 +77,15 @@ struct Start {
 }
 
 impl Start {
-    async fn start(self, env: Vec<String>, spec: ProcessSpec) -> Result<Attachment, Error> {
+    async fn start(self, env: Vec<String>, mut spec: ProcessSpec) -> Result<Attachment, Error> {
         let (shared, uid) = (&self.shared, &self.uid);
+        if let Err(error) = images::bring_for_process(shared, uid, &mut spec).await {
+            drop_from_memory(&mut shared.state(), uid);
+            return Err(SpawnError::Other(format!("{} failed: {error}", Stage::Image)).into());
+        }
+        // One with an image of its own begins with that one's, and not with its container's.
+        let of_image = spec.image.as_ref().and_then(|image| image.rootfs.resolved());
+        let env = of_image.map_or(env, |image| image.env.clone());
         let row = record(uid, &self.id, self.busy.uid(), spec.clone());
         if let Err(error) = shared.ledger.commit(vec![Change::InsertProcess(Box::new(row))], Durable::Crash).await {
             drop_from_memory(&mut shared.state(), uid);

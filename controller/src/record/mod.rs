@@ -2,11 +2,13 @@
 //! beyond reading itself.
 
 mod id;
+mod image;
 mod network;
 mod spec;
 mod status;
 
 pub use id::*;
+pub use image::*;
 pub use network::*;
 pub use spec::*;
 pub use status::*;

@@ -1,6 +1,6 @@
 //! What clients ask for: of a container and of a process.
 
-use super::{Handle, ProcessId};
+use super::{Handle, Image, ImageCredentials, ImageReference, ProcessId, ResolvedImage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,6 +37,8 @@ pub struct CreateRequest {
     pub properties: Properties,
     /// What it shall be.
     pub spec: ContainerSpec,
+    /// For its image's registry. They serve the pull and are not recorded.
+    pub credentials: Option<ImageCredentials>,
 }
 
 /// Where a container's files come from.
@@ -48,6 +50,46 @@ pub enum RootfsSource {
     Default,
     /// A folder of the host, used as it is, writable, not copied.
     Raw(PathBuf),
+    /// An image's layers, shared, with an overlay of the container's own above them.
+    Image(Box<Image>),
+}
+
+impl RootfsSource {
+    /// An image that is still to be pulled.
+    pub fn image(reference: ImageReference) -> Self {
+        Self::Image(Box::new(Image { reference, resolved: None }))
+    }
+
+    /// The image that was pulled for it.
+    pub fn resolved(&self) -> Option<&ResolvedImage> {
+        match self {
+            Self::Image(image) => image.resolved.as_ref(),
+            Self::Default | Self::Raw(_) => None,
+        }
+    }
+
+    /// The image that is still to be pulled for it.
+    pub fn unresolved(&self) -> Option<&ImageReference> {
+        match self {
+            Self::Image(image) if image.resolved.is_none() => Some(&image.reference),
+            _ => None,
+        }
+    }
+
+    /// Notes what its image was found to be.
+    pub fn resolve(&mut self, resolved: ResolvedImage) {
+        if let Self::Image(image) = self {
+            image.resolved = Some(resolved);
+        }
+    }
+}
+
+impl ContainerSpec {
+    /// What every process's environment begins with: the image's, and above it the container's own.
+    pub fn base_env(&self) -> Vec<String> {
+        let of_image = self.rootfs.resolved().map_or(&[][..], |image| &image.env);
+        of_image.iter().chain(&self.env).cloned().collect()
+    }
 }
 
 /// One bind mount.
@@ -179,6 +221,9 @@ pub struct ProcessImage {
     pub rootfs: RootfsSource,
     /// Folders and files that show there.
     pub bind_mounts: Vec<BindMount>,
+    /// For the image's registry. They serve the pull and are not recorded.
+    #[serde(skip)]
+    pub credentials: Option<ImageCredentials>,
 }
 
 /// One resource limit: soft and hard alike, as Garden sets them.

@@ -117,6 +117,7 @@ pub enum Stage {
     Release,
     Remove,
     Limits,
+    Image,
 }
 
 impl std::fmt::Display for Stage {
@@ -130,6 +131,7 @@ impl std::fmt::Display for Stage {
             Self::Release => "releasing its files",
             Self::Remove => "removing its place",
             Self::Limits => "putting its limits in force",
+            Self::Image => "pulling its image",
         })
     }
 }

@@ -1,10 +1,13 @@
 //! `ContainerSpec`: what a create asks for.
 
 use super::{Unacceptable, absolute_path, check_env, non_empty};
-use gardend_controller::record::{self, BindMode, BindOrigin, CreateRequest, Handle, RootfsSource};
+use gardend_controller::record::{
+    self, BindMode, BindOrigin, CreateRequest, Handle, ImageCredentials, ImageReference, RootfsSource,
+};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,23 +32,25 @@ pub(crate) struct ContainerSpec {
 }
 
 /// Its user name and password serve the pull of an image alone and are kept nowhere.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ImageRef {
     pub(super) uri: String,
-    #[allow(dead_code)]
-    username: Unkept,
-    #[allow(dead_code)]
-    password: Unkept,
+    username: String,
+    password: String,
 }
 
-/// A string that was one, and is gone.
-#[derive(Debug, Default)]
-struct Unkept;
+impl ImageRef {
+    /// What its registry shall be shown.
+    pub(super) fn credentials(&self) -> Option<ImageCredentials> {
+        let given = !self.username.is_empty() || !self.password.is_empty();
+        given.then(|| ImageCredentials { username: self.username.clone(), password: self.password.clone() })
+    }
+}
 
-impl<'de> Deserialize<'de> for Unkept {
-    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
-        String::deserialize(source).map(|_| Self)
+impl fmt::Debug for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageRef").field("uri", &self.uri).finish_non_exhaustive()
     }
 }
 
@@ -160,6 +165,7 @@ impl ContainerSpec {
             grace_time: Some(grace_time).filter(|time| !time.is_zero()),
             properties: self.properties,
             spec,
+            credentials: self.image.credentials(),
         })
     }
 }
@@ -182,14 +188,14 @@ pub(super) fn rootfs(rootfs: &str, image: &str) -> Result<RootfsSource, Unaccept
         return absolute_path(|| field.to_owned(), uri).map(RootfsSource::Raw);
     }
     let wrong = |reason: String| Unacceptable::field(field, reason);
+    if ImageReference::has_scheme(uri) {
+        return uri.parse().map(RootfsSource::image).map_err(|error: record::InvalidReference| wrong(error.to_string()));
+    }
     match uri.split_once(':') {
         Some(("raw", rest)) => raw_path(rest).map(RootfsSource::Raw).map_err(|reason| wrong(reason.to_owned())),
-        Some((scheme @ ("docker" | "oci"), _)) => Err(wrong(format!(
-            "images ({scheme}://) are not available in this version of gardend; \
-             give a folder as raw:///path or /path, or nothing for the default rootfs"
-        ))),
         Some((scheme, _)) if !scheme.contains('/') => Err(wrong(format!(
-            "the scheme {scheme:?} is not known; give a folder as raw:///path or /path, or nothing for the default rootfs"
+            "the scheme {scheme:?} is not known; give an image as docker://HOST/NAME:TAG or oci-layout:///PATH, \
+             a folder as raw:///path or /path, or nothing for the default rootfs"
         ))),
         _ => Err(wrong(format!("{uri:?} is not an absolute path; give /path or raw:///path"))),
     }
@@ -258,7 +264,7 @@ mod tests {
     #[test]
     fn everything_that_can_be_had_is_carried_over() {
         let asked = request(
-            r#"{"handle":"h","grace_time":1500000000,"rootfs":"/unused","image":{"uri":"raw:///r%20oot","password":"p"},
+            r#"{"handle":"h","grace_time":1500000000,"rootfs":"/unused","image":{"uri":"raw:///r%20oot"},
             "bind_mounts":[{"src_path":"/a","dst_path":"/b","mode":1},{"src_path":"/c","dst_path":"/d","origin":1}],
             "properties":{"k":"v"},"env":["A=b","BARE"],"privileged":true,"netout_rules":[{"protocol":1}],
             "limits":{"disk_limits":{"scope":1}}}"#,
@@ -279,8 +285,9 @@ mod tests {
         assert_eq!(rootfs("/a%20b", "").unwrap(), RootfsSource::Raw("/a%20b".into()));
         assert_eq!(rootfs("/a", "raw:///b").unwrap(), RootfsSource::Raw("/b".into()));
         for (uri, part) in [
-            ("docker:///busybox", "docker://"),
-            ("oci://x/y", "oci://"),
+            ("docker:///BusyBox", "name \"library/BusyBox\""),
+            ("oci:///x/y", "needs a host"),
+            ("oci-layout://x", "three slashes"),
             ("preloaded:cflinuxfs4", "preloaded"),
             ("some/path", "not an absolute path"),
             ("some/path:tag", "not an absolute path"),
@@ -294,6 +301,18 @@ mod tests {
             assert!(error.starts_with("image.uri: ") && error.contains(part), "{uri}: {error}");
         }
         assert!(rootfs("x", "").unwrap_err().to_string().starts_with("rootfs: "));
+    }
+
+    #[test]
+    fn an_image_is_a_reference_with_credentials_that_do_not_show_themselves() {
+        let text = r#"{"rootfs":"/unused","image":{"uri":"docker:///busybox#1.36","username":"alice","password":"hunter2"}}"#;
+        let asked = request(text).unwrap();
+        assert_eq!(asked.spec.rootfs, RootfsSource::image("docker:///busybox#1.36".parse().unwrap()));
+        let credentials = asked.credentials.as_ref().unwrap();
+        assert_eq!((credentials.username.as_str(), credentials.password.as_str()), ("alice", "hunter2"));
+        let spec: ContainerSpec = json::parse(text.as_bytes(), "").unwrap();
+        assert!(!format!("{spec:?} {asked:?}").contains("hunter2"));
+        assert_eq!(request(r#"{"rootfs":"docker:///busybox"}"#).unwrap().credentials, None);
     }
 
     #[test]

@@ -73,7 +73,8 @@ impl ProcessSpec {
             }
             (false, _) => {
                 let rootfs = rootfs("", &self.image.uri)?;
-                Some(ProcessImage { rootfs, bind_mounts: bind_mounts(&self.bind_mounts)? })
+                let (bind_mounts, credentials) = (bind_mounts(&self.bind_mounts)?, self.image.credentials());
+                Some(ProcessImage { rootfs, bind_mounts, credentials })
             }
         };
         if self.path.is_empty() {
