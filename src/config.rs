@@ -6,6 +6,7 @@
 //! to say. A flag comes with the feature that it sets.
 
 use crate::node::ids::IdMap;
+use crate::node::images::{Mirror, RegistryOptions};
 use crate::telemetry::{LogFilter, LogFormat};
 use clap::Args;
 use std::fmt;
@@ -46,6 +47,30 @@ pub struct ServeArgs {
     /// Folder or tar that containers without a rootfs of their own are made from
     #[arg(long, env = "GARDEND_DEFAULT_ROOTFS", value_name = "PATH")]
     default_rootfs: Option<PathBuf>,
+
+    /// Asked before the registry HOST, which is asked where this one does not help; may be repeated
+    #[arg(long, env = "GARDEND_REGISTRY_MIRROR", value_name = "HOST=URL", value_delimiter = ',')]
+    registry_mirror: Vec<Mirror>,
+
+    /// Registry that is spoken to without proof of who it is, by https or http; may be repeated
+    #[arg(long, env = "GARDEND_INSECURE_REGISTRY", value_name = "HOST", value_delimiter = ',', value_parser = parse_registry)]
+    insecure_registry: Vec<String>,
+
+    /// File of authorities whose registries are trusted, beside the machine's; may be repeated
+    #[arg(long, env = "GARDEND_REGISTRY_CA", value_name = "PATH", value_delimiter = ',')]
+    registry_ca: Vec<PathBuf>,
+
+    /// Docker configuration file (config.json) with passwords for registries
+    #[arg(long, env = "GARDEND_REGISTRY_CONFIG", value_name = "PATH")]
+    registry_config: Option<PathBuf>,
+
+    /// How long an image is kept that nothing uses; 0: for ever
+    #[arg(long, env = "GARDEND_IMAGE_MAX_AGE", value_name = "DURATION", default_value = "7days", value_parser = parse_duration)]
+    image_max_age: Duration,
+
+    /// What images may take on the disk before those that nothing uses go; 0: no bound
+    #[arg(long, env = "GARDEND_IMAGE_MAX_BYTES", value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
+    image_max_bytes: Bytes,
 
     /// Containers at most
     #[arg(long, env = "GARDEND_MAX_CONTAINERS", value_name = "N", default_value = "250", value_parser = parse_max_containers)]
@@ -99,6 +124,12 @@ pub struct ServeConfig {
     pub runtime: Runtime,
     /// What containers without a rootfs are made from. Absolute.
     pub default_rootfs: Option<PathBuf>,
+    /// How registries are reached. Paths are absolute.
+    pub registries: RegistryOptions,
+    /// How long an image is kept that nothing uses; `None`: for ever.
+    pub image_max_age: Option<Duration>,
+    /// What images may take before unused ones go; `None`: no bound.
+    pub image_max_bytes: Option<Bytes>,
     /// Containers at most.
     pub max_containers: NonZeroUsize,
     /// Grace time of a container that names none; `None`: none.
@@ -204,6 +235,17 @@ impl ServeArgs {
             containerd,
             runtime,
             default_rootfs: self.default_rootfs.map(|path| absolute("--default-rootfs", &path)).transpose()?,
+            registries: RegistryOptions {
+                mirrors: self.registry_mirror,
+                insecure: self.insecure_registry,
+                authorities: {
+                    let paths = self.registry_ca.iter().map(|path| absolute("--registry-ca", path));
+                    paths.collect::<Result<_, _>>()?
+                },
+                docker_config: self.registry_config.map(|path| absolute("--registry-config", &path)).transpose()?,
+            },
+            image_max_age: Some(self.image_max_age).filter(|age| !age.is_zero()),
+            image_max_bytes: Some(self.image_max_bytes).filter(|bytes| bytes.0 > 0),
             max_containers: self.max_containers,
             default_grace_time: Some(self.default_grace_time).filter(|time| !time.is_zero()),
             pool_size: self.pool_size.into(),
@@ -263,6 +305,13 @@ fn parse_runtime(text: &str) -> Result<Runtime, String> {
         path if path.contains('/') => Ok(Runtime::Path(path.into())),
         _ => Err("neither `runc`, `crun` nor the path of a runtime".to_owned()),
     }
+}
+
+fn parse_registry(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['/', '@', ' ']) {
+        return Err("not a registry's host, such as registry.example:5000".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_max_containers(text: &str) -> Result<NonZeroUsize, String> {
@@ -385,6 +434,32 @@ mod tests {
         assert_eq!(config.default_grace_time, None);
         assert_eq!(config.detach_grace, Duration::from_secs(60));
         assert_eq!(config.spool_size, Bytes(16 << 20));
+        assert_eq!(config.registries, RegistryOptions::default());
+        assert_eq!((config.image_max_age, config.image_max_bytes), (Some(Duration::from_secs(7 * 86_400)), None));
+    }
+
+    #[test]
+    fn registries_are_reached_as_they_are_told() {
+        let config = parse(&[
+            "--registry-mirror",
+            "docker.io=https://mirror.example/hub",
+            "--registry-mirror",
+            "quay.io=http://127.0.0.1:5000",
+            "--insecure-registry",
+            "a.example,b.example:5000",
+            "--registry-ca",
+            "ca.pem",
+            "--image-max-age",
+            "0",
+            "--image-max-bytes",
+            "10G",
+        ])
+        .unwrap();
+        let mirrors: Vec<_> = config.registries.mirrors.iter().map(ToString::to_string).collect();
+        assert_eq!(mirrors, ["docker.io=https://mirror.example/hub", "quay.io=http://127.0.0.1:5000"]);
+        assert_eq!(config.registries.insecure, ["a.example", "b.example:5000"]);
+        assert!(config.registries.authorities[0].is_absolute());
+        assert_eq!((config.image_max_age, config.image_max_bytes), (None, Some(Bytes(10 << 30))));
     }
 
     #[test]
@@ -427,6 +502,8 @@ mod tests {
             (["--runtime", "podman"], "neither `runc`"),
             (["--places-per-shim", "0"], "1..=1000"),
             (["--id-map", "0:0:65536"], "the host's root"),
+            (["--registry-mirror", "docker.io"], "say docker.io=https://mirror.example"),
+            (["--insecure-registry", "https://x"], "not a registry's host"),
             (["--log-level", "loud"], "error, warn, info, debug, trace"),
             (["--run-dir", "/var/lib/gardend"], "a folder of its own"),
         ] {

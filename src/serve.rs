@@ -12,6 +12,7 @@ use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
 use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
+use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
@@ -70,20 +71,27 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         id_map: config.id_map.clone(),
         ..mount::Options::default()
     };
-    let rootfs = MountNode::new(folders.clone(), mount_options)?;
+    let image_options = images::Options {
+        registries: config.registries.clone(),
+        max_age: config.image_max_age,
+        max_bytes: config.image_max_bytes.map(|bytes| bytes.0),
+    };
+    let images = ImageNode::new(sandboxes.connection().clone(), sandboxes.owner().clone(), image_options)?;
+    let rootfs = MountNode::new(folders.clone(), mount_options)?.with_images(images.clone());
     let groups = Groups::new(Layout::of_machine().context("cannot find the cgroups")?, sandboxes.cgroups().clone());
     let resources = ResourceNode::new(folders.clone(), groups.clone());
     let process_options = process::Options { spool_bytes: config.spool_size.0, ..process::Options::default() };
-    let images = Images::new(folders.clone(), rootfs.clone(), sandboxes.cgroups().clone())
+    let process_images = Images::new(folders.clone(), rootfs.clone(), sandboxes.cgroups().clone())
         .context("cannot prepare processes with images")?;
     let processes = ProcessNode::new(folders.clone(), process_options)
         .context("cannot prepare the process lanes")?
-        .with_images(images)
+        .with_images(process_images)
         .with_groups(groups.clone());
     let together = groups;
     let node = Node {
         sandboxes,
         rootfs: Arc::new(rootfs),
+        images: Arc::new(images),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),

@@ -4,11 +4,15 @@
 #[path = "common/containerd.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod containerd;
+#[path = "common/image.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod image;
 #[path = "common/rootfs.rs"]
 mod rootfs;
 
 use containerd::{Cleanup, Host, assert_nothing_left, folder, folders, pairs, places, remove_all};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
+use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
 use gardend::node::process::{self, ProcessNode};
 use gardend_controller::Node;
@@ -47,9 +51,13 @@ fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
             let options = process::Options::default();
             let processes = ProcessNode::new(folders.clone(), options).unwrap().with_groups(groups.clone());
             let resources = ResourceNode::new(folders.clone(), groups);
+            let options = images::Options::default();
+            let images = ImageNode::new(sandboxes.connection().clone(), sandboxes.owner().clone(), options).unwrap();
+            let mounts = MountNode::new(folders.clone(), mount::Options::default()).unwrap();
             let node = Node {
                 sandboxes: Arc::clone(&sandboxes) as _,
-                rootfs: Arc::new(MountNode::new(folders.clone(), mount::Options::default()).unwrap()),
+                rootfs: Arc::new(mounts.with_images(images.clone())),
+                images: Arc::new(images),
                 processes: Arc::new(processes.clone()),
                 streams: Arc::new(processes.clone()),
                 files: Arc::new(processes),
@@ -57,7 +65,11 @@ fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
                 metrics: Arc::new(resources),
             };
             let of = |path| ContainerSpec { rootfs: RootfsSource::Raw(path), ..ContainerSpec::default() };
-            let contract = Contract::new(node, of(root), of("/no/such/folder".into()), programs());
+            let layout = image::Layout::new(below.path().join("layout"));
+            let layers = [image::busybox(below.path()), image::one_file("etc/motd", "hello")];
+            let there = layout.image("1.0", &layers, &["IMAGE=yes"]);
+            let pair = (there.parse().unwrap(), there.replace("1.0", "2.0").parse().unwrap());
+            let contract = Contract::new(node, of(root), of("/no/such/folder".into()), pair, programs());
             check_all(&contract).await;
             remove_all(&sandboxes).await;
         });

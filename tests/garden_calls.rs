@@ -255,7 +255,7 @@ async fn a_create_that_cannot_be_is_refused_and_nothing_is_left() {
         (r#"{"handle":"a,b"}"#, "which Garden clients cannot carry in a URL"),
         (r#"{"handle":".."}"#, "remove '.' and '..' from a path"),
         (r#"{"rootfs":"/missing/rootfs"}"#, "/missing/rootfs does not exist"),
-        (r#"{"image":{"uri":"docker:///busybox"}}"#, "image.uri: images (docker://) are not available"),
+        (r#"{"image":{"uri":"docker://busybox"}}"#, "image.uri: has no image name"),
         (r#"{"limits":{"disk_limits":{"byte_hard":5}}}"#, "limits.disk_limits: this node has no quotas"),
         (r#"{"limits":{"disk_limits":{"scope":2}}}"#, "limits.disk_limits.scope: expected 0"),
         (r#"{"properties":{"gardend.x":""}}"#, "gardend's own and can only be read"),

@@ -6,7 +6,8 @@
 
 use crate::options::Node;
 use crate::ports::{
-    Collect, FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal, SpawnError,
+    Collect, FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal,
+    SpawnError,
 };
 use crate::record::{
     ContainerSpec, ContainerUid, ExitStatus, Handle, ImageDigest, ImageReference, Limits, ProcessSpec, ProcessUid,

@@ -13,7 +13,7 @@ use crate::record::{
 };
 use crate::service::Controller;
 use crate::shared::{Key, Shared};
-use crate::state::Failure;
+use crate::state::{Failure, keep_event};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -25,14 +25,20 @@ pub async fn bring(
     credentials: Option<&ImageCredentials>,
 ) -> Result<(), Failure> {
     let pulled = pull(shared, reference, credentials).await;
-    let Pulled { image, pin } = pulled.map_err(|error| Failure::Node(Stage::Image, error))?;
+    let Pulled { image, pin, bytes } = pulled.map_err(|error| Failure::Node(Stage::Image, error))?;
+    let event = format!("{reference} was pulled: {bytes} bytes, {}", image.digest);
     let recorded = shared.edit(uid, Durable::Crash, Vec::new(), move |record| {
         record.spec.rootfs.resolve(image.clone());
+        if bytes > 0 {
+            keep_event(record, event.clone());
+        }
     });
     match recorded.await {
         Ok(()) => {}
         Err(Error::Ledger(reason)) => return Err(Failure::Ledger(reason)),
-        Err(other) => return Err(Failure::Node(Stage::Image, NodeError::new(NodeErrorKind::Failed, other.to_string()))),
+        Err(other) => {
+            return Err(Failure::Node(Stage::Image, NodeError::new(NodeErrorKind::Failed, other.to_string())));
+        }
     }
     drop(pin);
     shared.wake(Key::Container(uid.clone()));
@@ -75,8 +81,8 @@ pub fn in_use(shared: &Shared) -> BTreeSet<ImageDigest> {
     let containers = state.containers.values().filter_map(|container| container.record.spec.rootfs.resolved());
     let processes = state.processes.values().filter(|process| process.alive());
     let processes = processes.filter_map(|process| process.record.spec.image.as_ref()?.rootfs.resolved());
-    let digest = |image: &ResolvedImage| image.digest.clone();
-    containers.chain(processes).map(digest).collect()
+    let digests = |image: &ResolvedImage| [image.digest.clone(), image.chain.clone()];
+    containers.chain(processes).flat_map(digests).collect()
 }
 
 /// Removes what is too old or too much. Called by every look of the sweeper.
@@ -84,7 +90,11 @@ pub async fn collect_surplus(shared: Arc<Shared>) {
     match shared.node.images.collect(Collect::Surplus, &|| in_use(&shared)).await {
         Ok(removed) => {
             for image in removed {
-                tracing::info!(image = image.names.join(", "), bytes = image.bytes, "an image that nobody uses was removed");
+                tracing::info!(
+                    image = image.names.join(", "),
+                    bytes = image.bytes,
+                    "an image that nobody uses was removed"
+                );
             }
         }
         Err(error) => tracing::warn!(%error, "images could not be looked through"),

@@ -198,7 +198,10 @@ mod tests {
     #[test]
     fn a_place_is_made_beside_the_pull_of_its_image_and_furnished_after_it() {
         let step = |place| next_step(Wanted::Present, &Observed { place, awaits_image: true, ..FRESH });
-        assert_eq!([Place::Nothing, Place::Recorded, Place::Made].map(step), [Step::TakePlace, Step::MakePlace, Step::Rest]);
+        assert_eq!(
+            [Place::Nothing, Place::Recorded, Place::Made].map(step),
+            [Step::TakePlace, Step::MakePlace, Step::Rest]
+        );
         let pulled = Observed { place: Place::Made, ..FRESH };
         assert_eq!(next_step(Wanted::Present, &pulled), Step::Furnish);
     }

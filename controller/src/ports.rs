@@ -5,8 +5,8 @@
 //! the same contract tests.
 
 use crate::record::{
-    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, ImageCredentials, ImageDigest, ImageReference, Limits, PortIn, ProcessSpec, ProcessUid, ResolvedImage,
-    RootfsSource, RuleOut, SandboxId, SandboxKind, WindowSize,
+    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, ImageCredentials, ImageDigest, ImageReference, Limits,
+    PortIn, ProcessSpec, ProcessUid, ResolvedImage, RootfsSource, RuleOut, SandboxId, SandboxKind, WindowSize,
 };
 use async_trait::async_trait;
 use std::any::Any;
@@ -115,6 +115,8 @@ pub struct Pulled {
     pub image: ResolvedImage,
     /// Held until the image is recorded as in use: until then it is not collected.
     pub pin: Arc<dyn Any + Send + Sync>,
+    /// What had to be fetched for it; 0 where all of it was here.
+    pub bytes: u64,
 }
 
 /// An image that is on the node.
@@ -141,7 +143,8 @@ pub enum Collect {
     Unused,
 }
 
-/// Asked at the instant of a decision: the manifests of all images that are in use.
+/// Asked at the instant of a decision: the manifests, and the chains of layers, of all images that
+/// are in use.
 pub type InUse<'a> = &'a (dyn Fn() -> BTreeSet<ImageDigest> + Send + Sync);
 
 /// Images, from registries and OCI layouts, and what of them is on the node.

@@ -14,7 +14,10 @@ use std::time::Duration;
 
 fn of_image(handle: &str, reference: &str) -> CreateRequest {
     let rootfs = RootfsSource::image(reference.parse().unwrap());
-    CreateRequest { spec: ContainerSpec { rootfs, env: vec!["OWN=1".into()], ..ContainerSpec::default() }, ..request(handle) }
+    CreateRequest {
+        spec: ContainerSpec { rootfs, env: vec!["OWN=1".into()], ..ContainerSpec::default() },
+        ..request(handle)
+    }
 }
 
 fn secret() -> ImageCredentials {
@@ -77,7 +80,8 @@ fn a_process_whose_image_is_not_there_is_not_started_and_its_id_is_free() {
 
 #[test]
 fn a_pull_may_take_longer_than_a_create_may_and_the_place_is_made_meanwhile() {
-    let machine = Machine::with(Options { pool_size: 0, create_deadline: Duration::from_secs(10), ..Options::default() });
+    let machine =
+        Machine::with(Options { pool_size: 0, create_deadline: Duration::from_secs(10), ..Options::default() });
     machine.fake.delay(Call::Pull, Duration::from_secs(600));
     machine.life(async |gardend| {
         let created = tokio::spawn({

@@ -10,7 +10,8 @@
 //! <run-dir>/containerd/         socket and state of a managed containerd
 //! <state-dir>/ledger.db         the records
 //! <state-dir>/blank/            the rootfs that every blank place shares, by version
-//! <state-dir>/layers/<container>/  upper and work folder of a container on the default rootfs
+//! <state-dir>/layers/<container>/  upper and work folder of a container on the default rootfs or
+//!                               an image; in processes/<sandbox>/<process>/ those of a process
 //! <state-dir>/rootfs/           the default rootfs, copied once
 //! <state-dir>/containerd/       root of a managed containerd
 //! ```
@@ -71,6 +72,22 @@ impl Folders {
     /// All writable layers.
     pub fn layers(&self) -> PathBuf {
         self.state.join("layers")
+    }
+
+    /// The writable layers of all processes on images of their own.
+    pub fn all_process_layers(&self) -> PathBuf {
+        // Beside containers' layers, and no container's name.
+        self.layers().join("processes")
+    }
+
+    /// Those of one place.
+    pub fn process_layers(&self, id: &SandboxId) -> PathBuf {
+        self.all_process_layers().join(id.as_str())
+    }
+
+    /// That of one process.
+    pub fn process_layer(&self, id: &SandboxId, process: &ProcessUid) -> PathBuf {
+        self.process_layers(id).join(process.as_str())
     }
 
     /// One container's writable layer.

@@ -40,7 +40,8 @@ impl Images for Life {
         credentials: Option<&ImageCredentials>,
     ) -> Result<Pulled, NodeError> {
         self.plain(Call::Pull, |world| {
-            let missing = matches!(reference.location(), ImageLocation::Registry { host, .. } if host == "missing.example");
+            let missing =
+                matches!(reference.location(), ImageLocation::Registry { host, .. } if host == "missing.example");
             if missing {
                 return Err(NodeError::new(NodeErrorKind::Invalid, format!("{reference}: manifest unknown")));
             }
@@ -48,7 +49,7 @@ impl Images for Life {
             let image = image(&reference.name());
             world.images.insert(reference.name(), image.clone());
             let pin = Arc::clone(world.pins.entry(image.digest.clone()).or_default());
-            Ok(Pulled { image, pin })
+            Ok(Pulled { image, pin, bytes: 0 })
         })
         .await
     }

@@ -189,7 +189,10 @@ pub(super) fn rootfs(rootfs: &str, image: &str) -> Result<RootfsSource, Unaccept
     }
     let wrong = |reason: String| Unacceptable::field(field, reason);
     if ImageReference::has_scheme(uri) {
-        return uri.parse().map(RootfsSource::image).map_err(|error: record::InvalidReference| wrong(error.to_string()));
+        return uri
+            .parse()
+            .map(RootfsSource::image)
+            .map_err(|error: record::InvalidReference| wrong(error.to_string()));
     }
     match uri.split_once(':') {
         Some(("raw", rest)) => raw_path(rest).map(RootfsSource::Raw).map_err(|reason| wrong(reason.to_owned())),
@@ -305,7 +308,8 @@ mod tests {
 
     #[test]
     fn an_image_is_a_reference_with_credentials_that_do_not_show_themselves() {
-        let text = r#"{"rootfs":"/unused","image":{"uri":"docker:///busybox#1.36","username":"alice","password":"hunter2"}}"#;
+        let text =
+            r#"{"rootfs":"/unused","image":{"uri":"docker:///busybox#1.36","username":"alice","password":"hunter2"}}"#;
         let asked = request(text).unwrap();
         assert_eq!(asked.spec.rootfs, RootfsSource::image("docker:///busybox#1.36".parse().unwrap()));
         let credentials = asked.credentials.as_ref().unwrap();

@@ -166,7 +166,7 @@ mod tests {
     fn what_cannot_be_is_refused_by_its_field() {
         for (text, part) in [
             ("{}", "path: is missing"),
-            (r#"{"path":"x","image":{"uri":"docker:///busybox"}}"#, "image.uri: images (docker://) are not available"),
+            (r#"{"path":"x","image":{"uri":"docker://busybox"}}"#, "image.uri: has no image name"),
             (r#"{"path":"x","image":{"uri":"busybox"}}"#, "image.uri: \"busybox\" is not an absolute path"),
             (r#"{"path":"x","bind_mounts":[{}]}"#, "bind_mounts: a process can have bind mounts only"),
             (r#"{"path":"x","args":["a","b\u0000"]}"#, "args[1]: holds a zero byte"),

@@ -5,7 +5,7 @@ use super::victims::End;
 use super::victims::Victims;
 use super::{Groups, Place, is_gone, limits, network, usage};
 use crate::node::disk::{Meter, Size};
-use crate::node::mount::{disk_limits_in_force, layer_of};
+use crate::node::mount::{disk_limits_in_force, layer_of, upper_of};
 use crate::node::place::Folders;
 use crate::node::quota;
 use async_trait::async_trait;
@@ -200,9 +200,11 @@ impl ResourceNode {
             Some(counted) => counted,
             None => self.inner.meter.size(&own, deadline).await,
         };
-        let shared = match shared {
-            Some(shared) => self.inner.meter.size(&shared, deadline).await,
-            None => Size::default(),
+        let shared = match (shared, of.rootfs.resolved()) {
+            (Some(shared), _) => self.inner.meter.size(&shared, deadline).await,
+            // Counted when it was pulled.
+            (None, Some(image)) => Size { bytes: image.bytes, inodes: image.inodes },
+            (None, None) => Size::default(),
         };
         DiskUsage {
             total_bytes: own.bytes.saturating_add(shared.bytes),
@@ -236,6 +238,7 @@ impl Inner {
         match &of.rootfs {
             RootfsSource::Raw(folder) => (folder.clone(), None),
             RootfsSource::Default => layer_of(&self.folders, &of.container),
+            RootfsSource::Image(_) => (upper_of(&self.folders, &of.container), None),
         }
     }
 

@@ -59,6 +59,24 @@ impl Connection {
         request
     }
 
+    /// A request whose results a lease holds.
+    pub(super) fn leased<T>(&self, lease: &str, message: T, deadline: Duration) -> tonic::Request<T> {
+        let mut request = self.leased_without_end(lease, message);
+        request.set_timeout(deadline);
+        request
+    }
+
+    /// The same for a stream, whose messages have deadlines of their own.
+    pub(super) fn leased_without_end<T>(&self, lease: &str, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        // Our leases' names are plain.
+        if let Ok(lease) = lease.parse() {
+            request.metadata_mut().insert("containerd-lease", lease);
+        }
+        request
+    }
+
     /// Runs a call. Dropped half-way, containerd is told and stops what it can.
     pub(super) async fn call<T>(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! For: making blank places (a containerd container whose task runs garden-init), naming, killing
 //! and removing them, and finding again what an earlier gardend left. One module a containerd
-//! service that we use (`containers`, `tasks`, `namespaces`, `version`), in our words.
+//! service that we use (`containers`, `tasks`, `content`, `snapshots`, ...), in our words.
 //!
 //! Owns: the containers in containerd's namespace [`NAMESPACE`] that carry our [`OwnerMark`], the
 //! folders `<run-dir>/places` and `<run-dir>/runtime`, the cgroups `/gardend/<owner>`. Touches no
@@ -19,10 +19,13 @@ mod ceiling;
 mod cgroups;
 mod connection;
 mod containers;
+pub(crate) mod content;
 mod error;
 mod groups;
+pub(crate) mod images;
 mod kill;
 pub(crate) mod labels;
+pub(crate) mod leases;
 mod listening;
 pub mod managed;
 mod namespaces;
@@ -31,6 +34,7 @@ mod places;
 mod remains;
 mod runtime;
 mod shims;
+pub(crate) mod snapshots;
 mod spec;
 mod sys;
 mod tasks;

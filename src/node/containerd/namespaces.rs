@@ -7,7 +7,7 @@ use containerd_client::services::v1::{CreateNamespaceRequest, Namespace};
 
 impl Connection {
     /// Makes the namespace. One that is there is left as it is.
-    pub(super) async fn ensure_namespace(&self, name: &str) -> Result<(), CallError> {
+    pub(crate) async fn ensure_namespace(&self, name: &str) -> Result<(), CallError> {
         let mut client = NamespacesClient::new(self.channel());
         let namespace = Namespace { name: name.to_owned(), ..Namespace::default() };
         let request = self.request(CreateNamespaceRequest { namespace: Some(namespace) }, QUICK);

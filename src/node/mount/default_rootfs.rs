@@ -20,12 +20,17 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const COPY: &str = "root";
 const SHIFTED: &str = "shifted";
+/// The key of an empty one, and no digest.
+const EMPTY: &str = "empty";
+/// Where copies of images with shifted owners are, beside the default rootfs's.
+const IMAGES: &str = "images";
 /// Is in the names of what is being made.
 const PARTIAL: &str = ".partial";
 /// Part of every key: copies that were made otherwise are made again.
@@ -38,6 +43,11 @@ pub struct PreparedRootfs {
 }
 
 impl PreparedRootfs {
+    /// Not a copy of anything: an empty folder.
+    pub(super) fn empty() -> Self {
+        Self { key: EMPTY.to_owned() }
+    }
+
     pub(super) fn key(&self) -> &str {
         &self.key
     }
@@ -139,6 +149,42 @@ impl Store {
         Ok(shifted)
     }
 
+    /// Where an image's copy with shifted owners is, whether it is there or not.
+    pub(super) fn image_copy(&self, key: &str, map: &IdMap) -> PathBuf {
+        self.folder.join(IMAGES).join(key).join(shifted_name(map))
+    }
+
+    /// Makes such a copy of what `merged` is open on.
+    pub(super) fn copy_image(&self, target: &Path, merged: BorrowedFd<'_>, map: &IdMap) -> Result<()> {
+        let making = format!("copying an image with shifted owners to {}", target.display());
+        let source = PathBuf::from(format!("/proc/self/fd/{}/.", merged.as_raw_fd()));
+        self.make(target, &making, |target| {
+            Copier::new(Some(map.clone())).copy(&source, target).map_err(attempting(making.clone()))
+        })
+    }
+
+    /// Removes copies of images that no longer are on the node: all but those of these keys.
+    pub(super) fn remove_images_but(&self, used: &BTreeSet<String>) -> Result<()> {
+        let folder = self.folder.join(IMAGES);
+        let what = || format!("tidying {}", folder.display());
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(attempting(what()))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(attempting(what()))?;
+            if !entry.file_name().to_str().is_some_and(|name| used.contains(name)) {
+                remove_tree(&entry.path()).map_err(attempting(format!("removing {}", entry.path().display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the folder of [`PreparedRootfs::empty`].
+    pub(super) fn make_empty(&self) -> Result<()> {
+        make_folder(&self.plain(&PreparedRootfs::empty()))
+    }
+
     /// The mode of the root folder itself.
     pub(super) fn root_mode(&self, rootfs: &PreparedRootfs) -> Result<u32> {
         let folder = self.plain(rootfs);
@@ -156,7 +202,7 @@ impl Store {
         for entry in entries {
             let entry = entry.map_err(attempting(what()))?;
             let name = entry.file_name();
-            let kept = name.to_str().is_some_and(|name| used.contains(name));
+            let kept = name.to_str().is_some_and(|name| name == IMAGES || used.contains(name));
             if !kept {
                 remove_tree(&entry.path()).map_err(attempting(format!("removing {}", entry.path().display())))?;
                 continue;

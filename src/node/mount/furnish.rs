@@ -6,6 +6,7 @@
 //! their descriptors, and the thread is back in its first mount namespace before anyone hears of
 //! the result, so that no place is held by it. The place itself is of no more use then.
 
+use super::OnImage;
 use super::beneath::{Kind, Root};
 use super::entry::{Entry, Home, HostMounts, OwnMounts};
 use super::error::{Result, attempting, failed, invalid};
@@ -47,6 +48,9 @@ pub(super) struct Furnishing {
     pub(super) host: HostMounts,
     pub(super) map: IdMap,
     pub(super) overlays: Option<Arc<Overlays>>,
+    /// Where its own layer is to be, and what it is above where that is an image.
+    pub(super) layer: PathBuf,
+    pub(super) image: Option<OnImage>,
 }
 
 /// The furnishing of a single process: a root of its own in a place that is furnished already.
@@ -56,6 +60,9 @@ pub(super) struct ProcessFurnishing {
     pub(super) wanted: Wanted,
     pub(super) host: HostMounts,
     pub(super) map: IdMap,
+    /// As of a container.
+    pub(super) layer: PathBuf,
+    pub(super) image: Option<OnImage>,
 }
 
 /// Does `work` and comes home. For a thread of its own: file owner and umask are not put back.
@@ -71,15 +78,28 @@ fn and_back(work: impl FnOnce(&Home) -> Result<()>) -> Result<()> {
 impl ProcessFurnishing {
     /// Does it, on a thread of its own.
     pub(super) fn run(self, cancelled: &Cancelled) -> Result<()> {
-        and_back(|_| self.in_all_countries(cancelled))
+        and_back(|home| self.in_all_countries(home, cancelled))
     }
 
-    fn in_all_countries(&self, cancelled: &Cancelled) -> Result<()> {
+    fn in_all_countries(&self, home: &Home, cancelled: &Cancelled) -> Result<()> {
         let entry = Entry::of_process(&self.place, &self.process, &self.map, &self.host)?;
         let own_files = take_own_files(&identity::Files::of(&self.place))?;
         self.host.enter()?;
-        let root = take_raw_root(&self.wanted)?.ok_or_else(|| invalid("a process's image must be named"))?;
+        let raw = take_raw_root(&self.wanted)?;
         let binds = self.wanted.binds.iter().map(take_bind).collect::<Result<Vec<_>>>()?;
+        cancelled.check()?;
+        let root = match (raw, &self.image) {
+            (Some(root), _) => root,
+            (None, Some(OnImage { overlays, layers })) => {
+                home.enter()?;
+                if let Some(above) = self.layer.parent() {
+                    std::fs::create_dir_all(above).map_err(attempting(format!("making {}", above.display())))?;
+                }
+                let no_limits = Limits::default();
+                overlays.mount_image(&self.layer, layers, entry.owner(), &no_limits, home)?
+            }
+            (None, None) => return Err(invalid("a process's image must be named")),
+        };
         cancelled.check()?;
         entry.enter()?;
         make_files_as(entry.owner().uid, entry.owner().gid)
@@ -114,7 +134,7 @@ impl Furnishing {
             Some(root) => root,
             None => {
                 home.enter()?;
-                self.overlay_root(owner)?
+                self.overlay_root(owner, home)?
             }
         };
         cancelled.check()?;
@@ -132,7 +152,10 @@ impl Furnishing {
         if entry.is_alive()? { Ok(()) } else { Err(failed("the place's init ended while it was being furnished")) }
     }
 
-    fn overlay_root(&self, owner: Owner) -> Result<Tree> {
+    fn overlay_root(&self, owner: Owner, home: &Home) -> Result<Tree> {
+        if let Some(OnImage { overlays, layers }) = &self.image {
+            return overlays.mount_image(&self.layer, layers, owner, &self.limits, home);
+        }
         let overlays = self
             .overlays
             .as_ref()

@@ -1,11 +1,13 @@
-//! Writable layers: what a container on the default rootfs has changed, on the host's disk.
+//! Writable layers: what a container on the default rootfs or an image has changed, on the host's
+//! disk.
 //!
 //! ```text
 //! <state-dir>/layers/<container>/
 //!     u        the overlay's upper folder; its root belongs to the container's root
 //!     w        the overlay's work folder
 //!     below    bytes and inodes of that copy, where they count towards the container's limits
-//!     rootfs   a link that names the copy of the default rootfs below: a layer fits no other
+//!     rootfs   a link that names what is below, a copy of the default rootfs or an image's chain of
+//!              layers: a layer fits no other
 //! ```
 //! The link is made last, so that a layer that a crash left half made is known by its lack, and is
 //! made anew. A layer is kept when its place dies, and is used again by the next place of the same

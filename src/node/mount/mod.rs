@@ -12,6 +12,7 @@ pub mod default_rootfs;
 
 mod attributes;
 mod beneath;
+mod compose;
 mod copy;
 mod entry;
 mod error;
@@ -29,7 +30,9 @@ mod workshop;
 
 pub use entry::{HostMounts, OwnMounts};
 
+use super::disk::Size;
 use super::ids::IdMap;
+use super::images::ImageNode;
 use super::place::Folders;
 use async_trait::async_trait;
 use default_rootfs::Store;
@@ -37,10 +40,12 @@ use entry::Home;
 use error::{Result, attempting, failed, invalid};
 use furnish::{Furnishing, ProcessFurnishing};
 use gardend_controller::ports::{NodeError, Rootfs};
-use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, Limits, ProcessImage, RootfsSource, SandboxId};
-use overlay::Overlays;
+use gardend_controller::record::{
+    ContainerSpec, ContainerUid, Handle, Limits, ProcessImage, ProcessUid, ResolvedImage, RootfsSource, SandboxId,
+};
+use overlay::{ImageLayers, Overlays};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use wanted::{DefaultRootfs, Wanted};
@@ -81,6 +86,11 @@ pub fn layer_of(folders: &Folders, container: &ContainerUid) -> (PathBuf, Option
     (layer.join(layer::UPPER), below.map(|key| Store::new(folders).copy_of(&key)))
 }
 
+/// Where a container on an image keeps what it has changed.
+pub fn upper_of(folders: &Folders, container: &ContainerUid) -> PathBuf {
+    folders.layer(container).join(layer::UPPER)
+}
+
 /// `seen` with the limits of the disk that are in force on a container's layer.
 ///
 /// # Errors
@@ -94,11 +104,19 @@ pub fn disk_limits_in_force(folders: &Folders, container: &ContainerUid, seen: L
 pub struct MountNode {
     folders: Folders,
     options: Options,
-    overlays: Option<Arc<Overlays>>,
+    /// Or why there are none, where nothing needed them at the start.
+    overlays: std::result::Result<Arc<Overlays>, Arc<str>>,
+    images: Option<ImageNode>,
     workers: Workers,
 }
 
 impl MountNode {
+    /// The same, with containers and processes on images.
+    #[must_use]
+    pub fn with_images(self, images: ImageNode) -> Self {
+        Self { images: Some(images), ..self }
+    }
+
     /// Prepares what all containers share: copies the default rootfs where that was not done
     /// before, tries overlays out, removes copies that nobody uses any more. Blocks for as long as
     /// that takes; meant for the start.
@@ -114,18 +132,26 @@ impl MountNode {
             .map_err(attempting("starting a thread"))?;
         let overlays =
             preparing.join().map_err(|_| failed("preparing the default rootfs ended in a panic; see the log"))??;
-        Ok(Self { folders, options, overlays: overlays.map(Arc::new), workers: Workers::default() })
+        let overlays = overlays.map(Arc::new).map_err(|error| error.message.into());
+        Ok(Self { folders, options, overlays, images: None, workers: Workers::default() })
     }
 
     /// Gives a process of the place a root of its own. Its mounts go with it, whatever happens.
     ///
     /// # Errors
     /// `Invalid` for what cannot be had, such as an image that is missing.
-    pub async fn furnish_process(&self, sandbox: &SandboxId, process: OwnMounts, image: &ProcessImage) -> Result<()> {
+    pub async fn furnish_process(
+        &self,
+        (sandbox, uid): (&SandboxId, &ProcessUid),
+        process: OwnMounts,
+        image: &ProcessImage,
+    ) -> Result<()> {
         let furnishing = ProcessFurnishing {
             place: self.folders.place(sandbox),
             process,
             wanted: Wanted::of_process(image)?,
+            layer: self.folders.process_layer(sandbox, uid),
+            image: self.image(&image.rootfs).await?,
             host: self.options.host_mounts.clone(),
             map: self.options.id_map.clone(),
         };
@@ -133,26 +159,101 @@ impl MountNode {
         self.workers.run("giving a process its image", self.options.deadline, furnish).await
     }
 
+    /// Removes what a process on an image has changed, once it has ended. What cannot be removed
+    /// goes with its place.
+    pub async fn release_process(&self, sandbox: &SandboxId, process: &ProcessUid) -> Result<()> {
+        self.remove_layer("a process", self.folders.process_layer(sandbox, process)).await
+    }
+
+    /// The same of all processes of a place that is dead.
+    pub async fn release_processes(&self, sandbox: &SandboxId) -> Result<()> {
+        let folder = self.folders.process_layers(sandbox);
+        let remove = move |_: &work::Cancelled| remove_process_layers(&folder);
+        let what = format!("releasing the files of the processes of place {sandbox}");
+        self.workers.run(&what, self.options.release_deadline, remove).await
+    }
+
+    async fn remove_layer(&self, of: &str, layer: PathBuf) -> Result<()> {
+        let remove = move |_: &work::Cancelled| layer::remove(&layer);
+        self.workers.run(&format!("releasing the files of {of}"), self.options.release_deadline, remove).await
+    }
+
     fn wanted(&self, spec: &ContainerSpec) -> Result<Wanted> {
-        Wanted::of(spec, if self.overlays.is_some() { DefaultRootfs::Set } else { DefaultRootfs::NotSet })
+        let default = self.overlays.as_ref().is_ok_and(|overlays| overlays.has_default());
+        Wanted::of(spec, if default { DefaultRootfs::Set } else { DefaultRootfs::NotSet })
+    }
+
+    /// What an overlay needs of an image, and what makes it; nothing for other sources.
+    async fn image(&self, rootfs: &RootfsSource) -> Result<Option<OnImage>> {
+        let RootfsSource::Image(image) = rootfs else { return Ok(None) };
+        let overlays = self.overlays_for_images()?;
+        let images = self.images.as_ref().ok_or_else(|| invalid("this node has no images"))?;
+        let unresolved = || failed(format!("image {} was not pulled yet", image.reference));
+        let ResolvedImage { chain, bytes, inodes, .. } = image.resolved.as_ref().ok_or_else(unresolved)?;
+        let folders = images.layers(image.resolved.as_ref().ok_or_else(unresolved)?).await?;
+        let size = Size { bytes: *bytes, inodes: *inodes };
+        Ok(Some(OnImage { overlays, layers: ImageLayers { chain: chain.to_string(), folders, size } }))
+    }
+
+    fn overlays_for_images(&self) -> Result<Arc<Overlays>> {
+        let why = |why: &Arc<str>| invalid(format!("images cannot be used on this node: {why}"));
+        self.overlays.as_ref().map(Arc::clone).map_err(why)
     }
 }
 
-fn prepare(folders: &Folders, options: &Options) -> Result<Option<Overlays>> {
+/// An image that something is to be furnished with.
+struct OnImage {
+    overlays: Arc<Overlays>,
+    layers: ImageLayers,
+}
+
+fn remove_process_layers(folder: &Path) -> Result<()> {
+    for name in layer::names(folder)? {
+        layer::remove(&folder.join(name))?;
+    }
+    remove::remove_tree(folder).map_err(attempting(format!("removing {}", folder.display())))
+}
+
+fn prepare(folders: &Folders, options: &Options) -> Result<Result<Overlays>> {
     let store = Store::new(folders);
     let current = match &options.default_rootfs {
         Some(path) => Some(default_rootfs::prepare(folders, path)?),
         None => None,
     };
     let mut used: BTreeSet<String> = current.iter().map(|rootfs| rootfs.key().to_owned()).collect();
+    remove_layers_of_dead_places(folders)?;
     for name in layer::names(&folders.layers())? {
         used.extend(layer::below(&folders.layers().join(name))?);
     }
     store.remove_all_but(&used)?;
-    let Some(current) = current else { return Ok(None) };
+    let hex = |chain: &String| chain.rsplit(':').next().map(str::to_owned);
+    store.remove_images_but(&used.iter().filter_map(hex).collect())?;
+    if current.is_none() {
+        store.make_empty()?;
+    }
     crate::node::sys::unshare_working_folder().map_err(attempting("giving the mount thread its own working folder"))?;
     let home = Home::of_this_thread()?;
-    Overlays::start(folders, store, current, &options.id_map, &home).map(Some)
+    let needed = current.is_some();
+    let overlays = Overlays::start(folders, store, current, &options.id_map, &home);
+    match overlays {
+        Err(error) if !needed => {
+            tracing::info!(reason = %error, "no overlays here: containers on images are refused");
+            home.enter()?;
+            Ok(Err(error))
+        }
+        overlays => overlays.map(Ok),
+    }
+}
+
+/// What processes on images left in places that are not there any more.
+fn remove_layers_of_dead_places(folders: &Folders) -> Result<()> {
+    let all = folders.all_process_layers();
+    for name in layer::names(&all)? {
+        if !folders.places().join(&name).exists() {
+            remove_process_layers(&all.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -162,7 +263,8 @@ impl Rootfs for MountNode {
         let host = self.options.host_mounts.clone();
         let limits = spec.limits;
         let overlays = match &wanted.rootfs {
-            RootfsSource::Default => self.overlays.clone(),
+            RootfsSource::Default => self.overlays.as_ref().ok().cloned(),
+            RootfsSource::Image(_) => Some(self.overlays_for_images()?),
             RootfsSource::Raw(path) if limits.has_disk() => {
                 return Err(invalid(format!(
                     "limits.disk_limits cannot be kept for a rootfs that is a folder of the node's own ({}): its files \
@@ -172,9 +274,13 @@ impl Rootfs for MountNode {
             }
             RootfsSource::Raw(_) => None,
         };
+        let on_default = wanted.rootfs == RootfsSource::Default;
         let look = move |_: &work::Cancelled| {
-            if let Some(overlays) = overlays.filter(|_| limits.has_disk()) {
-                overlays.check(&limits)?;
+            match overlays.filter(|_| limits.has_disk()) {
+                Some(overlays) if on_default => overlays.check(&limits)?,
+                // Of an image the size is not known yet.
+                Some(overlays) => overlays.check_quotas()?,
+                None => {}
             }
             if matches!(host, HostMounts::Of(_)) {
                 crate::node::sys::unshare_working_folder()
@@ -202,7 +308,9 @@ impl Rootfs for MountNode {
             wanted: self.wanted(spec)?,
             host: self.options.host_mounts.clone(),
             map: self.options.id_map.clone(),
-            overlays: self.overlays.clone(),
+            overlays: self.overlays.as_ref().ok().cloned(),
+            layer: self.folders.layer(container),
+            image: self.image(&spec.rootfs).await?,
         };
         let claim = self.workers.claim(container, self.options.deadline).await?;
         let furnish = move |cancelled: &work::Cancelled| {

@@ -45,7 +45,7 @@ impl Wanted {
                      or start gardend with --default-rootfs",
                 ));
             }
-            RootfsSource::Default => {}
+            RootfsSource::Default | RootfsSource::Image(_) => {}
             RootfsSource::Raw(path) => host_path("rootfs", path)?,
         }
         let mut binds = spec.bind_mounts.iter().map(Bind::of).collect::<Result<Vec<_>>>()?;

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! /layers            <state-dir>/layers
-//! /rootfs/<name>     copies of the default rootfs, as they are or with shifted owners
+//! /rootfs/<name>     copies of the default rootfs, as they are or with shifted owners; layers of
+//!                    images, while an overlay is put together
 //! ```
 //! It holds no other mount of the host's, so that it keeps none of them busy. It lives as long as
 //! this value; a killed gardend's goes with it.
@@ -16,7 +17,7 @@ use super::error::{Result, attempting};
 use super::tree::Tree;
 use super::work::lock;
 use crate::node::sys::{MountChange, set_mount_attributes, unshare_mounts};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 use std::collections::HashSet;
 use std::io;
@@ -63,6 +64,24 @@ impl Workshop {
         Ok(())
     }
 
+    /// Attaches a tree under a name of [`lower`], for a while. The calling thread must be inside.
+    pub(super) fn show(&self, name: &Path, tree: &Tree) -> io::Result<()> {
+        rustix::fs::mkdirat(CWD, name, Mode::RWXU)?;
+        let attached = open_folder(name).and_then(|point| tree.attach(point));
+        if attached.is_err() {
+            // The first error is the one to tell.
+            let _ = rustix::fs::unlinkat(CWD, name, AtFlags::REMOVEDIR);
+        }
+        attached
+    }
+
+    /// Takes it away again. Wherever the calling thread is by then.
+    pub(super) fn hide(&self, name: &Path) -> io::Result<()> {
+        self.enter().map_err(io::Error::other)?;
+        rustix::mount::unmount(name, UnmountFlags::DETACH)?;
+        rustix::fs::unlinkat(CWD, name, AtFlags::REMOVEDIR).map_err(Into::into)
+    }
+
     /// Takes a copy of a rootfs away again. The calling thread must be inside.
     pub(super) fn detach(&self, name: &str) -> io::Result<()> {
         if lock(&self.attached).remove(name) {
@@ -77,8 +96,13 @@ pub(super) fn lower(name: &str) -> PathBuf {
     Path::new("/rootfs").join(name)
 }
 
+/// Where an overlay is mounted that cannot be made detached.
+pub(super) fn bench() -> &'static Path {
+    Path::new("/bench")
+}
+
 /// Where a container's layer is seen.
-pub(super) fn layer(name: &str) -> PathBuf {
+pub(super) fn layer(name: &Path) -> PathBuf {
     Path::new("/layers").join(name)
 }
 

@@ -14,7 +14,7 @@ use garden_init::enter::{Answer, COMMAND, Enter};
 use garden_init::packet::{Packet, recv, send};
 use garden_init::wire::{self, SpawnSpec};
 use gardend_controller::ports::SpawnError;
-use gardend_controller::record::{ProcessImage, SandboxId};
+use gardend_controller::record::{ProcessImage, ProcessUid, SandboxId};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -87,7 +87,7 @@ impl Images {
     /// What cannot be had, or went wrong.
     pub async fn make(
         &self,
-        sandbox: &SandboxId,
+        (sandbox, process): (&SandboxId, &ProcessUid),
         image: &ProcessImage,
         wanted: SpawnSpec,
         status: &OwnedFd,
@@ -115,12 +115,32 @@ impl Images {
         let host = host.ok_or_else(|| other("it ended before it had its image".into()))?;
         let own = waiting.pidfd.try_clone().map_err(|error| other(error.to_string()))?;
         self.mounts
-            .furnish_process(sandbox, OwnMounts { pid: host, pidfd: own }, image)
+            .furnish_process((sandbox, process), OwnMounts { pid: host, pidfd: own }, image)
             .await
             .map_err(|error| SpawnError::Other(error.message))?;
         let entered = self.cgroups.enter(sandbox, host, to_join).and_then(|()| cgroup::join(host, to_join));
         entered.map_err(|error| other(format!("it cannot be held to its container's limits: {error}")))?;
         Ok(waiting)
+    }
+
+    /// A process has ended: what it changed of its image goes.
+    pub async fn release(&self, sandbox: &SandboxId, process: &ProcessUid) {
+        if !self.folders.process_layer(sandbox, process).exists() {
+            return;
+        }
+        if let Err(error) = self.mounts.release_process(sandbox, process).await {
+            tracing::warn!(%process, %error, "a process's files stay until its container goes");
+        }
+    }
+
+    /// A place is dead, and all its processes are.
+    pub async fn release_all(&self, sandbox: &SandboxId) {
+        if !self.folders.process_layers(sandbox).exists() {
+            return;
+        }
+        if let Err(error) = self.mounts.release_processes(sandbox).await {
+            tracing::warn!(%sandbox, %error, "files of processes stay until the next start");
+        }
     }
 
     fn turn(&self, sandbox: &SandboxId) -> Arc<tokio::sync::Mutex<()>> {

@@ -173,7 +173,14 @@ impl ProcessNode {
             .map_err(|error| {
                 SpawnError::Other(format!("no socket can be made for process {:?}: {error}", spec.path))
             })?;
-        let waiting = images.make(sandbox, image, wanted, &far, &own, to_join).await?;
+        let waiting = images.make((sandbox, process), image, wanted, &far, &own, to_join).await;
+        let waiting = match waiting {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                images.release(sandbox, process).await;
+                return Err(error);
+            }
+        };
         drop((far, own));
         let key = spec::key(process);
         let request =
@@ -253,6 +260,9 @@ impl Processes for ProcessNode {
         if let Some(limits) = &self.limits {
             limits.drop_place(sandbox);
         }
+        if let Some(images) = &self.images {
+            images.release_all(sandbox).await;
+        }
     }
 
     async fn spawn(
@@ -315,6 +325,9 @@ impl Processes for ProcessNode {
         }
         if let Some(limits) = &self.limits {
             limits.tidy(&self.inner, sandbox).await;
+        }
+        if let Some(images) = &self.images {
+            images.release(sandbox, process).await;
         }
         Ok(())
     }

@@ -61,7 +61,9 @@ pub enum ImageVersion {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReference {
     /// No scheme that leads to images.
-    #[error("{0:?} is no image's scheme; write docker://HOST/NAME:TAG, docker:///NAME#TAG, oci://HOST/NAME:TAG or oci-layout:///PATH:TAG")]
+    #[error(
+        "{0:?} is no image's scheme; write docker://HOST/NAME:TAG, docker:///NAME#TAG, oci://HOST/NAME:TAG or oci-layout:///PATH:TAG"
+    )]
     Scheme(String),
     /// Not followed by two slashes.
     #[error("an image is written with two slashes after its scheme: {0}://HOST/NAME")]
@@ -82,10 +84,14 @@ pub enum InvalidReference {
     #[error("host {0:?} is neither a name or address nor one with a port")]
     Host(String),
     /// A name that registries do not take.
-    #[error("name {0:?} is not one that registries take: small letters and digits, with . _ - between them and / between parts, 255 at most")]
+    #[error(
+        "name {0:?} is not one that registries take: small letters and digits, with . _ - between them and / between parts, 255 at most"
+    )]
     Name(String),
     /// A tag that registries do not take.
-    #[error("tag {0:?} is not one that registries take: letters, digits, . _ and -, not beginning with . or -, 128 at most")]
+    #[error(
+        "tag {0:?} is not one that registries take: letters, digits, . _ and -, not beginning with . or -, 128 at most"
+    )]
     Tag(String),
     /// Two tags.
     #[error("has two tags, {0:?} and {1:?}; give one")]
@@ -218,10 +224,7 @@ fn layout(rest: &str, fragment: Option<&str>) -> Result<(ImageLocation, ImageVer
 }
 
 /// Takes tag and digest off the end of a name or path.
-fn versioned<'a>(
-    path: &'a str,
-    fragment: Option<&str>,
-) -> Result<(&'a str, Option<ImageVersion>), InvalidReference> {
+fn versioned<'a>(path: &'a str, fragment: Option<&str>) -> Result<(&'a str, Option<ImageVersion>), InvalidReference> {
     let (path, digest) = match path.rsplit_once('@') {
         Some((path, digest)) => (path, Some(ImageDigest::new(digest)?)),
         None => (path, None),
@@ -261,7 +264,8 @@ fn check_host(host: &str) -> Result<(), InvalidReference> {
                 let fits = !part.is_empty() && !part.starts_with('-') && !part.ends_with('-');
                 fits && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             }));
-    let port = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let port =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
     if named && port { Ok(()) } else { Err(wrong()) }
 }
 
