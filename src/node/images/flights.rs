@@ -40,6 +40,11 @@ fn lock<K, T>(known: &Known<K, T>) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Flights<K, T> {
+    /// Whether it is being done.
+    pub(crate) fn knows(&self, key: &K) -> bool {
+        lock(&self.0).contains_key(key)
+    }
+
     /// Waits for what is being done for `key`, or does it. `None` where it ended in a panic.
     /// What `begin` makes is told when nobody waits any more, and tidies up then.
     pub(crate) async fn join<F>(&self, key: K, begin: impl FnOnce(CancellationToken) -> F) -> Option<T>

@@ -303,6 +303,9 @@ impl Inner {
             }
             let (inner, name) = (Arc::clone(self), reference.name());
             let (shown, of, from) = (reference.to_string(), top.clone(), Arc::clone(&source));
+            if self.flights.knows(&top) {
+                tracing::info!(image = %reference, "waiting for a pull that is under way");
+            }
             let begin = |cancelled| inner.fetch(shown, name, of, from, cancelled);
             let landed = self.flights.join(top.clone(), begin).await;
             let landed = landed.unwrap_or_else(|| Err(failed(ImageError::Node("its pull ended in a panic".into()))))?;

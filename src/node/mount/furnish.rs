@@ -92,9 +92,7 @@ impl ProcessFurnishing {
             (Some(root), _) => root,
             (None, Some(OnImage { overlays, layers })) => {
                 home.enter()?;
-                if let Some(above) = self.layer.parent() {
-                    std::fs::create_dir_all(above).map_err(attempting(format!("making {}", above.display())))?;
-                }
+                make_above(&self.layer)?;
                 let no_limits = Limits::default();
                 overlays.mount_image(&self.layer, layers, entry.owner(), &no_limits, home)?
             }
@@ -162,6 +160,20 @@ impl Furnishing {
             .ok_or_else(|| invalid("this server has no default rootfs; start gardend with --default-rootfs"))?;
         overlays.mount(&self.container, owner, &self.limits)
     }
+}
+
+/// Makes the folders above a process's layer. Those of others that are removed meanwhile may take
+/// the uppermost along.
+fn make_above(layer: &Path) -> Result<()> {
+    let Some(above) = layer.parent() else { return Ok(()) };
+    let mut made = std::fs::create_dir_all(above);
+    for _ in 0..8 {
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => made = std::fs::create_dir_all(above),
+            _ => break,
+        }
+    }
+    made.map_err(attempting(format!("making {}", above.display())))
 }
 
 fn take_raw_root(wanted: &Wanted) -> Result<Option<Tree>> {

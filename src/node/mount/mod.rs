@@ -211,7 +211,12 @@ fn remove_process_layers(folder: &Path) -> Result<()> {
     for name in layer::names(folder)? {
         layer::remove(&folder.join(name))?;
     }
-    remove::remove_tree(folder).map_err(attempting(format!("removing {}", folder.display())))
+    remove::remove_tree(folder).map_err(attempting(format!("removing {}", folder.display())))?;
+    if let Some(all) = folder.parent() {
+        // Of the last place; while there are others it stays.
+        let _ = std::fs::remove_dir(all);
+    }
+    Ok(())
 }
 
 fn prepare(folders: &Folders, options: &Options) -> Result<Result<Overlays>> {

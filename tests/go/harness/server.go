@@ -229,6 +229,30 @@ func (s *Server) Terminate() (time.Duration, error) {
 	return time.Since(begin), nil
 }
 
+// Kill ends gardend as a crash would. Containers go on, and so does its containerd.
+func (s *Server) Kill() error {
+	err := s.command.Process.Kill()
+	<-s.exited
+	return err
+}
+
+// Ctr runs containerd's own tool in gardend's namespace.
+func (s *Server) Ctr(arguments ...string) (string, error) {
+	program := "ctr"
+	if containerd := os.Getenv("GARDEND_CONTAINERD_BINARY"); containerd != "" {
+		program = filepath.Join(filepath.Dir(containerd), "ctr")
+	}
+	socket := filepath.Join(s.RunDir(), "containerd", "containerd.sock")
+	command := exec.Command(program, append([]string{"--address", socket, "--namespace", "gardend"}, arguments...)...)
+	var said bytes.Buffer
+	command.Stderr = &said
+	output, err := command.Output()
+	if err != nil {
+		return "", fmt.Errorf("ctr %v: %w: %s", arguments, err, said.Bytes())
+	}
+	return string(output), nil
+}
+
 // TearDown ends the server with all that it started, and removes its folders.
 func (s *Server) TearDown() error {
 	if s.Folder == "" {

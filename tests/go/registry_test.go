@@ -1,0 +1,848 @@
+package garden_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"archive/tar"
+
+	"code.cloudfoundry.org/garden"
+	"code.cloudfoundry.org/garden/client"
+
+	"github.com/gardend/gardend/tests/go/harness"
+)
+
+// baseTar is the layer that images of the tests begin with.
+var baseTar = sync.OnceValues(func() ([]byte, error) { return rootfs.Tar() })
+
+// pulled is a server with registries of its own: Debian's, and one that does what it is told to.
+type pulled struct {
+	*testing.T
+	server *harness.Server
+	gard   client.Client
+	real   *harness.Registry
+	fake   *harness.FakeRegistry
+	base   []byte
+}
+
+// withRegistries starts a server that trusts a real registry and a fake one.
+func withRegistries(t *testing.T, arguments ...string) *pulled {
+	t.Helper()
+	needsOwnServer(t)
+	scratch := folder(t)
+	authority, err := harness.NewAuthority(scratch)
+	must(t, err)
+	p := &pulled{T: t}
+	p.real, err = harness.StartRegistry(scratch, authority)
+	must(t, err)
+	t.Cleanup(func() { _ = p.real.Stop() })
+	p.fake, err = harness.NewFakeRegistry()
+	must(t, err)
+	t.Cleanup(p.fake.Stop)
+	p.base, err = baseTar()
+	must(t, err)
+	p.start(append([]string{
+		"--pool-size", "0", "--registry-ca", authority.Path, "--insecure-registry", p.fake.Host,
+	}, arguments...), "")
+	return p
+}
+
+func (p *pulled) start(arguments []string, folder string) {
+	p.Helper()
+	first := p.server == nil
+	server, err := harness.Start(harness.Options{Arguments: arguments, Folder: folder})
+	must(p.T, err)
+	p.server, p.gard = server, clientOf(server.Address)
+	if !first {
+		return
+	}
+	p.Cleanup(func() {
+		if p.Failed() {
+			p.Logf("the server's log ends:\n%s", p.server.Log())
+		}
+		_, err := p.server.Terminate()
+		must(p.T, errors.Join(err, p.server.TearDown()))
+	})
+}
+
+// create makes a container that is gone when the test ends, whichever gardend there is by then.
+func (p *pulled) create(t *testing.T, spec garden.ContainerSpec) garden.Container {
+	t.Helper()
+	container, err := p.gard.Create(spec)
+	if err != nil {
+		t.Fatalf("create: %v", err)
+	}
+	t.Cleanup(func() { destroyOn(t, p.gard, container.Handle()) })
+	return container
+}
+
+// image is one on the tests' root file system.
+func (p *pulled) image(env []string, layers ...harness.Layer) harness.Image {
+	all := append([]harness.Layer{{Tar: p.base, Compression: harness.Gzip}}, layers...)
+	return harness.NewImage(harness.ImageOptions{Layers: all, Config: map[string]any{"Env": env}})
+}
+
+// marked is an image that is told apart by a file.
+func (p *pulled) marked(mark string) harness.Image {
+	return p.image(nil, harness.Layer{Tar: harness.Tar(harness.File("mark", mark)), Compression: harness.Gzip})
+}
+
+// ofReal asks for an image of the real registry.
+func (p *pulled) ofReal(name string) garden.ContainerSpec {
+	return garden.ContainerSpec{Handle: unique("i"), Image: garden.ImageRef{
+		URI: "docker://" + p.real.Host + "/" + name, Username: harness.RegistryUser, Password: harness.RegistryPassword,
+	}}
+}
+
+// ofFake asks for an image of the fake one.
+func (p *pulled) ofFake(name string) garden.ContainerSpec {
+	return garden.ContainerSpec{Handle: unique("i"), Image: garden.ImageRef{URI: "docker://" + p.fake.Host + "/" + name}}
+}
+
+func (p *pulled) push(name, tag string, image harness.Image) {
+	p.Helper()
+	must(p.T, p.real.Push(name, tag, image))
+}
+
+// nothingHalfMade fails unless every lease and write of a pull is gone.
+func (p *pulled) nothingHalfMade(t *testing.T) {
+	t.Helper()
+	eventually(t, patience, func() error {
+		leases, err := p.server.Ctr("leases", "ls", "-q")
+		if err != nil {
+			return err
+		}
+		ingests, err := p.server.Ctr("content", "active")
+		if err != nil {
+			return err
+		}
+		if strings.Contains(leases, "-pull-") || strings.Contains(ingests, "sha256") {
+			return fmt.Errorf("leases %q, writes %q", leases, ingests)
+		}
+		return nil
+	})
+}
+
+func TestImages(t *testing.T) {
+	p := withRegistries(t)
+	t.Run("of a registry", func(t *testing.T) { imagesOfARegistry(t, p) })
+	t.Run("in kind", func(t *testing.T) { kindsOfImages(t, p) })
+	t.Run("of a process", func(t *testing.T) { imagesOfProcesses(t, p) })
+	p.nothingHalfMade(t)
+}
+
+func imagesOfARegistry(t *testing.T, p *pulled) {
+	behaviour(t, "a tag is pulled by the password that comes with it, root's files are root's, and nothing is changed in it", func(t *testing.T) {
+		p.push("tests/plain", "1.0", p.marked("one"))
+		for _, privileged := range []bool{false, true} {
+			asked := p.ofReal("tests/plain:1.0")
+			asked.Privileged = privileged
+			container := p.create(t, asked)
+			equal(t, "owners", sh(t, container, "stat -c %u:%g / /bin /mark /etc/passwd | sort -u"), "0:0\n")
+			equal(t, "alice's home", sh(t, container, "stat -c %U /home/alice"), "alice\n")
+			equal(t, "mark", sh(t, container, "cat /mark; echo changed >/mark; rm /bin/uuencode; chown alice /etc/group"), "one")
+			again := p.create(t, func() garden.ContainerSpec { asked := asked; asked.Handle = unique("i"); return asked }())
+			equal(t, "mark", sh(t, again, "cat /mark; ls /bin/uuencode; stat -c %U /etc/group"), "one/bin/uuencode\nroot\n")
+		}
+	})
+	behaviour(t, "the tag can stand after a #, and containerd's tools show the image", func(t *testing.T) {
+		p.push("tests/hash", "2.0", p.marked("two"))
+		asked := p.ofReal("tests/hash#2.0")
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "two")
+		images, err := p.server.Ctr("images", "ls", "-q")
+		must(t, err)
+		holds(t, images, p.real.Host+"/tests/hash:2.0")
+		check, err := p.server.Ctr("images", "check")
+		must(t, err)
+		for line := range strings.Lines(check) {
+			if strings.Contains(line, "tests/hash") {
+				holds(t, line, "complete (3/3)")
+			}
+		}
+	})
+	behaviour(t, "a digest means this image for ever, and oci:// is docker://", func(t *testing.T) {
+		image := p.marked("by digest")
+		p.push("tests/digest", "x", image)
+		p.push("tests/digest", "y", p.marked("another"))
+		asked := p.ofReal("tests/digest@" + image.Manifest.Digest())
+		asked.Image.URI = strings.Replace(asked.Image.URI, "docker://", "oci://", 1)
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "by digest")
+	})
+	behaviour(t, "a tag that is moved means the new image for new containers", func(t *testing.T) {
+		p.push("tests/moved", "latest", p.marked("old"))
+		before := p.create(t, p.ofReal("tests/moved"))
+		p.push("tests/moved", "latest", p.marked("new"))
+		after := p.create(t, p.ofReal("tests/moved"))
+		equal(t, "marks", sh(t, before, "cat /mark")+sh(t, after, "cat /mark"), "oldnew")
+	})
+	behaviour(t, "the image's environment is below the container's, that below the process's; its user and folder are not used", func(t *testing.T) {
+		image := harness.NewImage(harness.ImageOptions{
+			Layers: []harness.Layer{{Tar: p.base}},
+			Config: map[string]any{
+				"Env": []string{"A=image", "B=image", "C=image", "PATH=/bin:/image"}, "User": "alice", "WorkingDir": "/tmp",
+				"Entrypoint": []string{"/bin/false"}, "Cmd": []string{"x"},
+			},
+		})
+		p.push("tests/env", "latest", image)
+		asked := p.ofReal("tests/env")
+		asked.Env = []string{"B=container", "C=container"}
+		process := shell("echo $A $B $C $PATH $(id -un) $(pwd)")
+		process.Env = []string{"C=process"}
+		equal(t, "seen", run(t, p.create(t, asked), process).stdout, "image container process /bin:/image root /root\n")
+	})
+	behaviour(t, "a wrong password, and none, are refused in words, without the password", func(t *testing.T) {
+		p.push("tests/secret", "latest", p.marked("secret"))
+		asked := p.ofReal("tests/secret")
+		asked.Image.Password = "wrong-and-secret"
+		_, err := p.gard.Create(asked)
+		refused(t, err, "pulling its image failed", p.real.Host+" refuses", "do not suffice")
+		if strings.Contains(err.Error(), "wrong-and-secret") {
+			t.Fatalf("the password is in the error: %v", err)
+		}
+		asked.Image.Username, asked.Image.Password = "", ""
+		_, err = p.gard.Create(asked)
+		refused(t, err, "pulling its image failed", p.real.Host+" refuses", "--registry-config")
+	})
+	behaviour(t, "one who may is no help to one who may not, though the image is here", func(t *testing.T) {
+		p.push("tests/private", "latest", p.marked("private"))
+		p.create(t, p.ofReal("tests/private"))
+		asked := p.ofReal("tests/private")
+		asked.Image.Password = "guessed"
+		_, err := p.gard.Create(asked)
+		refused(t, err, "refuses")
+	})
+	behaviour(t, "an image that is not there is refused by its name, and the handle is free again", func(t *testing.T) {
+		asked := p.ofReal("tests/nothing:here")
+		_, err := p.gard.Create(asked)
+		refused(t, err, "pulling its image failed", asked.Image.URI, "manifest unknown")
+		containers, err := p.gard.Containers(garden.Properties{"garden.state": "all"})
+		must(t, err)
+		for _, container := range containers {
+			if container.Handle() == asked.Handle {
+				t.Fatal("it is still listed")
+			}
+		}
+		p.push("tests/nothing", "here", p.marked("now"))
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "now")
+	})
+	behaviour(t, "a registry that is not there, or not trusted, is an error that says so", func(t *testing.T) {
+		asked := p.ofReal("x")
+		asked.Image.URI = "docker://127.0.0.1:1/x"
+		_, err := p.gard.Create(asked)
+		refused(t, err, "127.0.0.1:1", "refused")
+		var unavailable garden.ServiceUnavailableError
+		if !errors.As(err, &unavailable) {
+			t.Fatalf("%T is no ServiceUnavailableError", err)
+		}
+		stranger, err := harness.NewAuthority(folder(t))
+		must(t, err)
+		unknown, err := harness.StartRegistry(folder(t), stranger)
+		must(t, err)
+		t.Cleanup(func() { _ = unknown.Stop() })
+		asked.Image.URI = "docker://" + unknown.Host + "/x"
+		_, err = p.gard.Create(asked)
+		refused(t, err, unknown.Host, "--registry-ca")
+	})
+	behaviour(t, "what is wrong in a reference is named by its part, and nothing is asked", func(t *testing.T) {
+		for uri, part := range map[string]string{
+			"docker://" + p.fake.Host + "/Upper": "name \"Upper\"", "docker:///x:1#2": "two tags", "oci:///x": "needs a host",
+			"docker://u:p@" + p.fake.Host + "/x": "image.username", "oci-layout://x": "three slashes",
+		} {
+			_, err := p.gard.Create(garden.ContainerSpec{Image: garden.ImageRef{URI: uri}})
+			refused(t, err, "image.uri", part)
+		}
+	})
+	behaviour(t, "an image in a folder, in OCI's layout", func(t *testing.T) {
+		layout := folder(t)
+		must(t, harness.WriteLayout(layout, "1.0", p.marked("layout")))
+		for _, uri := range []string{"oci-layout://" + layout, "oci-layout://" + layout + ":1.0", "oci-layout://" + layout + "#1.0"} {
+			container := p.create(t, garden.ContainerSpec{Handle: unique("i"), Image: garden.ImageRef{URI: uri}})
+			equal(t, "mark", sh(t, container, "cat /mark"), "layout")
+		}
+		_, err := p.gard.Create(garden.ContainerSpec{Image: garden.ImageRef{URI: "oci-layout://" + layout + ":2.0"}})
+		refused(t, err, "no image of the tag \"2.0\"", "1.0")
+	})
+	long(t, "passwords are neither in the ledger nor in the log", func(t *testing.T) {
+		p.push("tests/forgotten", "latest", p.marked("x"))
+		container := p.create(t, p.ofReal("tests/forgotten"))
+		process := shell("true")
+		process.Image = p.ofReal("tests/forgotten").Image
+		equal(t, "status", run(t, container, process).status, 0)
+		log, err := os.ReadFile(p.server.LogPath())
+		must(t, err)
+		files, err := filepath.Glob(filepath.Join(p.server.StateDir(), "ledger.db*"))
+		must(t, err)
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			must(t, err)
+			log = append(log, content...)
+		}
+		if bytes.Contains(log, []byte(harness.RegistryPassword)) {
+			t.Fatal("the password is there")
+		}
+	})
+}
+
+func kindsOfImages(t *testing.T, p *pulled) {
+	for _, docker := range []bool{false, true} {
+		kind := map[bool]string{false: "OCI", true: "Docker"}[docker]
+		behaviour(t, kind+"'s manifests with layers that are plain and packed by gzip and zstd", func(t *testing.T) {
+			image := harness.NewImage(harness.ImageOptions{Docker: docker, Layers: []harness.Layer{
+				{Tar: p.base, Compression: harness.Gzip},
+				{Tar: harness.Tar(harness.File("plain", "p")), Compression: harness.Plain},
+				{Tar: harness.Tar(harness.File("zstd", "z")), Compression: harness.Zstd},
+			}})
+			name := "tests/packed-" + strings.ToLower(kind)
+			p.fake.Push(name, "latest", image)
+			equal(t, "files", sh(t, p.create(t, p.ofFake(name)), "cat /plain /zstd"), "pz")
+		})
+		behaviour(t, kind+"'s indexes lead to the image for this machine", func(t *testing.T) {
+			other := harness.NewImage(harness.ImageOptions{
+				Docker: docker, Architecture: "s390x",
+				Layers: []harness.Layer{{Tar: harness.Tar(harness.File("mark", "other"))}},
+			})
+			mine := harness.NewImage(harness.ImageOptions{
+				Docker: docker, Layers: []harness.Layer{{Tar: p.base}, {Tar: harness.Tar(harness.File("mark", "mine"))}},
+			})
+			name := "tests/index-" + strings.ToLower(kind)
+			p.push(name, "both", harness.NewIndex(docker, map[string]harness.Image{"s390x": other, goarch: mine}))
+			equal(t, "mark", sh(t, p.create(t, p.ofReal(name+":both")), "cat /mark"), "mine")
+			p.push(name, "other", harness.NewIndex(docker, map[string]harness.Image{"s390x": other}))
+			_, err := p.gard.Create(p.ofReal(name + ":other"))
+			refused(t, err, "it is for linux/s390x, and this machine is linux/"+goarch)
+		})
+	}
+	behaviour(t, "files that a layer removes are gone, folders that it replaces are as they are there", func(t *testing.T) {
+		layers := [][]byte{
+			harness.Tar(harness.Folder("a"), harness.File("a/gone", "1"), harness.File("a/stays", "2"),
+				harness.Folder("b"), harness.File("b/hidden", "3"), harness.Folder("b/deep"), harness.File("b/deep/hidden", "4"),
+				harness.Folder("c"), harness.File("c/whole", "5")),
+			harness.Tar(harness.File("a/.wh.gone", ""), harness.Folder("b"), harness.File("b/.wh..wh..opq", ""),
+				harness.File("b/new", "6"), harness.File(".wh.c", "")),
+			harness.Tar(harness.Folder("c"), harness.File("c/again", "7")),
+		}
+		var packed []harness.Layer
+		for _, layer := range layers {
+			packed = append(packed, harness.Layer{Tar: layer, Compression: harness.Gzip})
+		}
+		p.fake.Push("tests/whiteouts", "latest", p.image(nil, packed...))
+		for _, privileged := range []bool{false, true} {
+			asked := p.ofFake("tests/whiteouts")
+			asked.Privileged = privileged
+			container := p.create(t, asked)
+			equal(t, "files", sh(t, container, "cd / && find a b c -type f | sort"), "a/stays\nb/new\nc/again\n")
+			equal(t, "and on", sh(t, container, "rm -r /b && mkdir /b && ls /b; mv /c /d && ls /d"), "again\n")
+		}
+	})
+	behaviour(t, "hard links, devices, owners, modes and attributes are as the layer has them", func(t *testing.T) {
+		entry := func(header tar.Header, content string) harness.TarEntry {
+			return harness.TarEntry{Header: header, Content: content}
+		}
+		layer := harness.Tar(
+			entry(tar.Header{Typeflag: tar.TypeReg, Name: "one", Mode: 0o4755, Uid: 1001, Gid: 1002}, "linked"),
+			entry(tar.Header{Typeflag: tar.TypeLink, Name: "other", Linkname: "one", Mode: 0o4755, Uid: 1001, Gid: 1002}, ""),
+			entry(tar.Header{Typeflag: tar.TypeSymlink, Name: "link", Linkname: "one"}, ""),
+			entry(tar.Header{Typeflag: tar.TypeFifo, Name: "fifo", Mode: 0o622}, ""),
+			entry(tar.Header{Typeflag: tar.TypeReg, Name: "high", Mode: 0o600, Uid: 70000, Gid: 70000}, "x"),
+			entry(tar.Header{Typeflag: tar.TypeReg, Name: "attributes", Format: tar.FormatPAX,
+				PAXRecords: map[string]string{"SCHILY.xattr.user.colour": "green"}}, "y"),
+		)
+		p.fake.Push("tests/kinds", "latest", p.image(nil, harness.Layer{Tar: layer, Compression: harness.Gzip}))
+		container := p.create(t, p.ofFake("tests/kinds"))
+		equal(t, "seen", sh(t, container, "stat -c '%n %a %u:%g %h %F' /one /other /high /fifo; readlink /link"),
+			"/one 4755 1001:1002 2 regular file\n/other 4755 1001:1002 2 regular file\n/high 600 70000:70000 1 regular file\n"+
+				"/fifo 622 0:0 1 fifo\none\n")
+		places, err := filepath.Glob("/proc/[0-9]*/root/attributes")
+		must(t, err)
+		found := false
+		for _, place := range places {
+			value := make([]byte, 16)
+			if length, err := getxattr(place, "user.colour", value); err == nil {
+				found = found || string(value[:length]) == "green"
+			}
+		}
+		equal(t, "the attribute is there", found, true)
+	})
+	behaviour(t, "an image of more layers than fit into one option of a mount", func(t *testing.T) {
+		var layers []harness.Layer
+		for n := range 60 {
+			layers = append(layers, harness.Layer{Tar: harness.Tar(harness.File(fmt.Sprintf("n/%d", n), "x"))})
+		}
+		p.fake.Push("tests/many", "latest", p.image(nil, layers...))
+		equal(t, "files", sh(t, p.create(t, p.ofFake("tests/many")), "ls /n | wc -l"), "60\n")
+	})
+	behaviour(t, "what gardend cannot use is refused in words", func(t *testing.T) {
+		for name, manifest := range map[string]harness.Blob{
+			"schema 1":       {MediaType: "application/vnd.docker.distribution.manifest.v1+json", Data: []byte(`{"schemaVersion":1}`)},
+			"no JSON":        {MediaType: harness.OCIManifest, Data: []byte(`{`)},
+			"neither one":    {MediaType: harness.OCIManifest, Data: []byte(`{"schemaVersion":2}`)},
+			"more than 8388": {MediaType: harness.OCIManifest, Data: bytes.Repeat([]byte(" "), 9<<20)},
+		} {
+			repository := unique("tests/unfit")
+			p.fake.Push(repository, "latest", harness.Image{Manifest: manifest})
+			_, err := p.gard.Create(p.ofFake(repository))
+			refused(t, err, "pulling its image failed", repository, name)
+		}
+	})
+}
+
+func imagesOfProcesses(t *testing.T, p *pulled) {
+	behaviour(t, "a process has an image of a registry, its environment, and changes nothing in it", func(t *testing.T) {
+		p.push("tests/process", "latest", p.image([]string{"WHO=image"}, harness.Layer{Tar: harness.Tar(harness.File("mark", "process"))}))
+		for _, asked := range []garden.ContainerSpec{spec(t), privileged(t)} {
+			asked.Env = []string{"WHO=container"}
+			container := p.create(t, asked)
+			process := shell("cat /mark; echo -$WHO; stat -c %U /bin; echo x >/mark; chown alice /bin")
+			process.Image = p.ofReal("tests/process").Image
+			for range 2 {
+				equal(t, "stdout", run(t, container, process).stdout, "process-image\nroot\n")
+			}
+			eventually(t, patience, func() error {
+				left, _ := filepath.Glob(filepath.Join(p.server.StateDir(), "layers", "processes", "*", "*"))
+				if len(left) > 0 {
+					return fmt.Errorf("left of its files: %v", left)
+				}
+				return nil
+			})
+		}
+	})
+	behaviour(t, "a process whose image is not there is refused, and its id is free", func(t *testing.T) {
+		container := p.create(t, spec(t))
+		process := shell("true")
+		process.ID = "p"
+		process.Image = p.ofReal("tests/no-such").Image
+		_, err := container.Run(process, garden.ProcessIO{})
+		refused(t, err, "pulling its image failed", "manifest unknown")
+		process.Image = garden.ImageRef{}
+		equal(t, "status", run(t, container, process).status, 0)
+	})
+	behaviour(t, "what runs in an image goes with its container, and its files too", func(t *testing.T) {
+		p.push("tests/goes", "latest", p.marked("x"))
+		asked := spec(t)
+		container := p.create(t, asked)
+		process := shell("echo x >/y; exec sleep 1000")
+		process.Image = p.ofReal("tests/goes").Image
+		start(t, container, process, garden.ProcessIO{})
+		must(t, p.gard.Destroy(asked.Handle))
+		eventually(t, patience, func() error {
+			left, _ := filepath.Glob(filepath.Join(p.server.StateDir(), "layers", "processes", "*"))
+			if len(left) > 0 {
+				return fmt.Errorf("left: %v", left)
+			}
+			return nil
+		})
+	})
+}
+
+// slowly serves a blob in parts, until it is told to go on.
+type slowly struct {
+	begun chan struct{}
+	goOn  chan struct{}
+	once  sync.Once
+	gone  atomic.Int32
+}
+
+func newSlowly() *slowly { return &slowly{begun: make(chan struct{}), goOn: make(chan struct{})} }
+
+func (s *slowly) hold(digest string) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, digest) {
+			return false
+		}
+		s.once.Do(func() { close(s.begun) })
+		select {
+		case <-s.goOn:
+			return false
+		case <-r.Context().Done():
+			s.gone.Add(1)
+			return true
+		}
+	}
+}
+
+func TestPullsThatGoWrong(t *testing.T) {
+	fresh := func(t *testing.T, arguments ...string) (*pulled, harness.Image, string) {
+		p := withRegistries(t, arguments...)
+		noise := strings.Repeat(unique("noise"), 200_000)
+		image := p.image(nil, harness.Layer{Tar: harness.Tar(harness.File("mark", "whole"), harness.File("noise", noise))})
+		p.fake.Push("tests/x", "latest", image)
+		return p, image, image.Layers[1]
+	}
+	behaviour(t, "a layer that breaks off is gone on with where it broke", func(t *testing.T) {
+		p, _, layer := fresh(t)
+		var broken atomic.Int32
+		p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, layer) || broken.Add(1) > 2 {
+				return false
+			}
+			cut(w, r, 400_000)
+			return true
+		})
+		equal(t, "mark", sh(t, p.create(t, p.ofFake("tests/x")), "cat /mark"), "whole")
+		asked := p.fake.Seen(http.MethodGet, layer)
+		equal(t, "requests", len(asked), 3)
+		for _, request := range asked[1:] {
+			holds(t, request.Header.Get("Range"), "bytes=")
+		}
+	})
+	behaviour(t, "a registry that cannot begin in the middle is asked for the whole", func(t *testing.T) {
+		p, _, layer := fresh(t)
+		var asked atomic.Int32
+		p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, layer) {
+				return false
+			}
+			r.Header.Del("Range")
+			if asked.Add(1) > 1 {
+				return false
+			}
+			cut(w, r, 400_000)
+			return true
+		})
+		equal(t, "mark", sh(t, p.create(t, p.ofFake("tests/x")), "cat /mark"), "whole")
+	})
+	behaviour(t, "a layer that always ends too early is an error, and nothing of it is left", func(t *testing.T) {
+		p, _, layer := fresh(t)
+		p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, layer) {
+				return false
+			}
+			w.Header().Set("Content-Range", "bytes 0-9/10")
+			w.WriteHeader(http.StatusOK)
+			_, _ = w.Write(make([]byte, 10))
+			return true
+		})
+		_, err := p.gard.Create(p.ofFake("tests/x"))
+		refused(t, err, "pulling its image failed", layer, "ends after 10 of")
+		p.nothingHalfMade(t)
+		p.fake.Misbehave(nil)
+		equal(t, "mark", sh(t, p.create(t, p.ofFake("tests/x")), "cat /mark"), "whole")
+	})
+	behaviour(t, "a layer, a configuration and a manifest that are something else than their digests say are refused", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		for words, which := range map[string]func(harness.Image) harness.Blob{
+			"something else than its digest says":   func(image harness.Image) harness.Blob { return image.Blobs[1] },
+			"sends a configuration with the digest": func(image harness.Image) harness.Blob { return image.Blobs[2] },
+			"sends a manifest with the digest":      func(image harness.Image) harness.Blob { return image.Manifest },
+		} {
+			// Each is an image of its own: what was stored of one is good.
+			image := p.marked(unique("liar"))
+			name := unique("tests/liar")
+			p.fake.Push(name, "latest", image)
+			lie := which(image)
+			p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, lie.Digest()) {
+					return false
+				}
+				w.Header().Set("Content-Type", lie.MediaType)
+				_, _ = w.Write(append([]byte{^lie.Data[0]}, lie.Data[1:]...))
+				return true
+			})
+			_, err := p.gard.Create(p.ofFake(name))
+			refused(t, err, lie.Digest(), words)
+		}
+		p.nothingHalfMade(t)
+		images, err := p.server.Ctr("images", "ls", "-q")
+		must(t, err)
+		equal(t, "images", images, "")
+	})
+	behaviour(t, "a layer that holds something else than the configuration says is refused", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		honest := p.marked("honest")
+		config := bytes.Replace(honest.Blobs[2].Data, []byte(harness.Digest(p.base)), []byte("sha256:"+strings.Repeat("0", 64)), 1)
+		liar := harness.Blob{MediaType: honest.Blobs[2].MediaType, Data: config}
+		manifest := bytes.Replace(honest.Manifest.Data, []byte(honest.Blobs[2].Digest()), []byte(liar.Digest()), 1)
+		p.fake.Push("tests/liar", "latest", harness.Image{
+			Manifest: harness.Blob{MediaType: harness.OCIManifest, Data: manifest}, Blobs: append(honest.Blobs[:2:2], liar),
+		})
+		_, err := p.gard.Create(p.ofFake("tests/liar"))
+		refused(t, err, "holds "+harness.Digest(p.base), "its configuration says sha256:0000")
+		p.nothingHalfMade(t)
+	})
+	behaviour(t, "a registry that is busy is asked again when it said", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		var asked atomic.Int32
+		p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			switch asked.Add(1) {
+			case 1:
+				w.Header().Set("Retry-After", "1")
+				w.WriteHeader(http.StatusTooManyRequests)
+			case 3:
+				w.WriteHeader(http.StatusBadGateway)
+			default:
+				return false
+			}
+			return true
+		})
+		begin := time.Now()
+		p.create(t, p.ofFake("tests/x"))
+		if took := time.Since(begin); took < time.Second {
+			t.Fatalf("it was asked again within %v", took)
+		}
+	})
+	behaviour(t, "a redirection is followed, and no password is shown there", func(t *testing.T) {
+		p, image, layer := fresh(t)
+		storage, err := harness.NewFakeRegistry()
+		must(t, err)
+		t.Cleanup(storage.Stop)
+		storage.Push("tests/x", "latest", image)
+		p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			user, password, _ := r.BasicAuth()
+			switch {
+			case user != "bob" || password != "secret":
+				w.Header().Set("WWW-Authenticate", `Basic realm="tests"`)
+				harness.Refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+			case strings.HasSuffix(r.URL.Path, layer):
+				http.Redirect(w, r, "http://"+storage.Host+r.URL.Path, http.StatusTemporaryRedirect)
+			default:
+				return false
+			}
+			return true
+		})
+		asked := p.ofFake("tests/x")
+		asked.Image.Username, asked.Image.Password = "bob", "secret"
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "whole")
+		there := storage.Seen(http.MethodGet, layer)
+		equal(t, "requests", len(there), 1)
+		equal(t, "what was shown there", there[0].Header.Get("Authorization"), "")
+	})
+	behaviour(t, "a registry that wants a token is shown one, and its server the password", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		var tokens atomic.Int32
+		p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/token" {
+				tokens.Add(1)
+				user, password, _ := r.BasicAuth()
+				query := r.URL.Query()
+				if user != "bob" || password != "secret" || query.Get("service") != "it" || query.Get("scope") != "repository:tests/x:pull" {
+					harness.Refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "who is that")
+					return true
+				}
+				_, _ = w.Write([]byte(`{"token":"opensesame","expires_in":300}`))
+				return true
+			}
+			if r.Header.Get("Authorization") != "Bearer opensesame" {
+				w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="it",scope="repository:tests/x:pull"`, p.fake.Host))
+				harness.Refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+				return true
+			}
+			return false
+		})
+		asked := p.ofFake("tests/x")
+		asked.Image.Username, asked.Image.Password = "bob", "wrong"
+		_, err := p.gard.Create(asked)
+		refused(t, err, "who is that", "do not suffice")
+		asked.Image.Password = "secret"
+		tokens.Store(0)
+		for range 2 {
+			asked.Handle = unique("i")
+			p.create(t, asked)
+		}
+		equal(t, "tokens that were asked for", tokens.Load(), 1)
+	})
+	behaviour(t, "creates of one image at once pull it once", func(t *testing.T) {
+		p, image, _ := fresh(t)
+		var group sync.WaitGroup
+		errs := make([]error, 8)
+		for n := range errs {
+			group.Go(func() { _, errs[n] = p.gard.Create(p.ofFake("tests/x")) })
+		}
+		group.Wait()
+		must(t, errors.Join(errs...))
+		for _, blob := range image.Blobs {
+			equal(t, "requests for "+blob.MediaType, len(p.fake.Seen(http.MethodGet, blob.Digest())), 1)
+		}
+		equal(t, "requests for the manifest", len(p.fake.Seen(http.MethodGet, "/manifests/")), 1)
+	})
+	behaviour(t, "a client that goes away leaves the pull to the others, and the last one ends it", func(t *testing.T) {
+		p, _, layer := fresh(t)
+		slow := newSlowly()
+		p.fake.Misbehave(slow.hold(layer))
+		impatient := cutClient(p.server.Address)
+		go func() { _, _ = impatient.client.Create(p.ofFake("tests/x")) }()
+		<-slow.begun
+		patient := make(chan error, 1)
+		asked := p.ofFake("tests/x")
+		go func() { _, err := p.gard.Create(asked); patient <- err }()
+		eventually(t, patience, func() error {
+			if !strings.Contains(p.server.Log(), "waiting for a pull that is under way") {
+				return errors.New("the other has not come yet")
+			}
+			return nil
+		})
+		impatient.dialer.Cut()
+		eventually(t, patience, func() error {
+			containers, err := p.gard.Containers(garden.Properties{"garden.state": "all"})
+			if err == nil && len(containers) > 1 {
+				err = errors.New("the one who went is still there")
+			}
+			return err
+		})
+		equal(t, "given up", slow.gone.Load(), 0)
+		close(slow.goOn)
+		must(t, <-patient)
+		must(t, p.gard.Destroy(asked.Handle))
+
+		p, _, layer = fresh(t)
+		slow = newSlowly()
+		p.fake.Misbehave(slow.hold(layer))
+		impatient = cutClient(p.server.Address)
+		go func() { _, _ = impatient.client.Create(p.ofFake("tests/x")) }()
+		<-slow.begun
+		impatient.dialer.Cut()
+		eventually(t, patience, func() error {
+			if slow.gone.Load() == 0 {
+				return errors.New("it is still pulled")
+			}
+			return nil
+		})
+		p.nothingHalfMade(t)
+	})
+	behaviour(t, "a kill of gardend during a pull leaves nothing that the next one does not use or clean", func(t *testing.T) {
+		p, _, layer := fresh(t)
+		slow := newSlowly()
+		p.fake.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, layer) && r.Header.Get("Range") == "" {
+				w.Header().Set("Content-Length", "3000000")
+				_, _ = w.Write(make([]byte, 100))
+				_ = http.NewResponseController(w).Flush()
+				slow.once.Do(func() { close(slow.begun) })
+				<-r.Context().Done()
+				return true
+			}
+			return false
+		})
+		asked := p.ofFake("tests/x")
+		go func() { _, _ = p.gard.Create(asked) }()
+		<-slow.begun
+		must(t, p.server.Kill())
+		p.fake.Misbehave(nil)
+		p.start([]string{"--pool-size", "0", "--insecure-registry", p.fake.Host}, p.server.Folder)
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "whole")
+		p.nothingHalfMade(t)
+	})
+	behaviour(t, "a mirror is asked first, and the registry where the mirror does not help", func(t *testing.T) {
+		mirror, err := harness.NewFakeRegistry()
+		must(t, err)
+		t.Cleanup(mirror.Stop)
+		p, _, layer := fresh(t, "--registry-mirror", "127.0.0.1:1=http://"+mirror.Host+"/hub")
+		mirror.Push("y", "latest", p.marked("of the mirror"))
+		serveHub(mirror)
+		asked := p.ofFake("x")
+		asked.Image.URI = "docker://127.0.0.1:1/y"
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "of the mirror")
+		equal(t, "requests at the registry", len(p.fake.Seen(http.MethodGet, layer)), 0)
+		asked.Handle, asked.Image.URI = unique("i"), "docker://127.0.0.1:1/z"
+		_, err = p.gard.Create(asked)
+		refused(t, err, "127.0.0.1:1")
+	})
+	behaviour(t, "passwords come from a docker configuration file, and helpers in it are refused by name", func(t *testing.T) {
+		config := filepath.Join(folder(t), "config.json")
+		must(t, os.WriteFile(config, []byte(`{"auths":{}}`), 0o600))
+		p, _, _ := fresh(t, "--registry-config", config)
+		p.push("tests/config", "latest", p.marked("by file"))
+		asked := p.ofReal("tests/config")
+		asked.Image.Username, asked.Image.Password = "", ""
+		_, err := p.gard.Create(asked)
+		refused(t, err, "refuses")
+		text := fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, p.real.Host, harness.RegistryUser, harness.RegistryPassword)
+		must(t, os.WriteFile(config, []byte(text), 0o600))
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "by file")
+
+		must(t, os.WriteFile(config, []byte(`{"credsStore":"desktop"}`), 0o600))
+		said, err := harness.Refused(harness.Options{Arguments: []string{"--registry-config", config}}, patience)
+		must(t, err)
+		holds(t, said, "--registry-config", `"desktop"`)
+	})
+	behaviour(t, "a container of an image goes on over a restart, and its place is made again, without the registry", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		asked := p.ofFake("tests/x")
+		asked.Env = []string{"A=b"}
+		container := p.create(t, asked)
+		sh(t, container, "echo kept >/file")
+		must(t, p.server.Kill())
+		p.fake.Stop()
+		p.start([]string{"--pool-size", "0"}, p.server.Folder)
+		container, err := p.gard.Lookup(asked.Handle)
+		must(t, err)
+		equal(t, "files", sh(t, container, "cat /file /mark"), "kept\nwhole")
+		info, err := container.Info()
+		must(t, err)
+		// Its init is killed from the host, and with it its place.
+		init, err := os.ReadFile(filepath.Join(info.ContainerPath, "init.pid"))
+		must(t, err)
+		must(t, killPid(strings.Fields(string(init))[0]))
+		eventually(t, patience, func() error {
+			result, err := output(container, shell("cat /file /mark; echo -$A"))
+			if err == nil && result != "kept\nwhole-b\n" {
+				err = fmt.Errorf("it says %q", result)
+			}
+			return err
+		})
+	})
+	behaviour(t, "containerd's collection, and a removal by its tools, take nothing that is in use", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		asked := p.ofFake("tests/x")
+		container := p.create(t, asked)
+		_, err := p.server.Ctr("images", "rm", "--sync", p.fake.Host+"/tests/x:latest")
+		must(t, err)
+		equal(t, "files", sh(t, container, "cat /mark; /bin/ls -d /bin"), "whole/bin\n")
+		info, err := container.Info()
+		must(t, err)
+		init, err := os.ReadFile(filepath.Join(info.ContainerPath, "init.pid"))
+		must(t, err)
+		must(t, killPid(strings.Fields(string(init))[0]))
+		eventually(t, patience, func() error {
+			result, err := output(container, shell("cat /mark"))
+			if err == nil && result != "whole" {
+				err = fmt.Errorf("it says %q", result)
+			}
+			return err
+		})
+		// And who asks for the image anew gets it.
+		another := p.ofFake("tests/x")
+		equal(t, "mark", sh(t, p.create(t, another), "cat /mark"), "whole")
+	})
+	behaviour(t, "a registry that went away does not matter for what anybody may have and is here", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		p.create(t, p.ofFake("tests/x"))
+		p.fake.Stop()
+		equal(t, "mark", sh(t, p.create(t, p.ofFake("tests/x")), "cat /mark"), "whole")
+	})
+}
+
+func TestPullFigures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("figures")
+	}
+	p := withRegistries(t)
+	var layers []harness.Layer
+	for n := range 4 {
+		noise := make([]byte, 4<<20)
+		for i := range noise {
+			noise[i] = byte(i * (n + 3) >> 5)
+		}
+		layers = append(layers, harness.Layer{Tar: harness.Tar(harness.File(fmt.Sprintf("f%d", n), string(noise))), Compression: harness.Gzip})
+	}
+	p.push("tests/five", "latest", p.image(nil, layers...))
+	create := func() time.Duration {
+		begin := time.Now()
+		p.create(t, p.ofReal("tests/five"))
+		return time.Since(begin)
+	}
+	cold := create()
+	var warm []time.Duration
+	for range 5 {
+		warm = append(warm, create())
+	}
+	fmt.Printf("create of an image of 5 layers, 18 MB unpacked, pool empty: cold %v, warm %v\n", cold.Round(time.Millisecond), warm)
+}
