@@ -28,6 +28,7 @@ if ! has busybox || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing+=(
 if [ "$purpose" = test ]; then
   has go || give_up "no go: the tests by the real Garden client need Go 1.25 or newer (https://go.dev/dl), then try again"
   need crun crun
+  need docker-registry docker-registry
   need setpriv util-linux
   need nsenter util-linux
   need jq jq

@@ -52,8 +52,6 @@ use transfer::Turns;
 
 /// A lease of a pull that nobody ended loses its force after so long.
 const PULL_EXPIRES: Duration = Duration::from_secs(24 * 3600);
-/// How often an image is fetched again that went away between being found and being held.
-const ATTEMPTS: u32 = 3;
 
 /// What an operator can set.
 #[derive(Clone, Debug, Default)]
@@ -297,23 +295,20 @@ impl Inner {
         self.settle().await.map_err(|error| failed(error.into()))?;
         let source = Arc::new(Source::of(reference, credentials, &self.registries).map_err(failed)?);
         let top = self.resolve(reference, &source).await.map_err(failed)?;
-        for _ in 0..ATTEMPTS {
-            if let Some(landed) = self.here(reference, &top, &source).await.map_err(failed)? {
-                return Ok(landed);
-            }
-            let (inner, name) = (Arc::clone(self), reference.name());
-            let (shown, of, from) = (reference.to_string(), top.clone(), Arc::clone(&source));
-            if self.flights.knows(&top) {
-                tracing::info!(image = %reference, "waiting for a pull that is under way");
-            }
-            let begin = |cancelled| inner.fetch(shown, name, of, from, cancelled);
-            let landed = self.flights.join(top.clone(), begin).await;
-            let landed = landed.unwrap_or_else(|| Err(failed(ImageError::Node("its pull ended in a panic".into()))))?;
-            // Another name of the same image may have been what was fetched.
-            self.name(reference, &top, &landed.image, &source).await.map_err(failed)?;
+        if let Some(landed) = self.here(reference, &top, &source).await.map_err(failed)? {
             return Ok(landed);
         }
-        Err(failed(ImageError::Node("it is removed as soon as it is pulled; who does that?".into())))
+        let (inner, name) = (Arc::clone(self), reference.name());
+        let (shown, of, from) = (reference.to_string(), top.clone(), Arc::clone(&source));
+        if self.flights.knows(&top) {
+            tracing::info!(image = %reference, "waiting for a pull that is under way");
+        }
+        let begin = |cancelled| inner.fetch(shown, name, of, from, cancelled);
+        let landed = self.flights.join(top.clone(), begin).await;
+        let landed = landed.unwrap_or_else(|| Err(failed(ImageError::Node("its pull ended in a panic".into()))))?;
+        // It may have been fetched by another name.
+        self.name(reference, &top, &landed.image, &source).await.map_err(failed)?;
+        Ok(landed)
     }
 
     /// What is on the node already, held.
