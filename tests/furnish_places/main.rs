@@ -3,10 +3,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/image.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod image;
 
 mod binds;
 mod default_rootfs;
 mod faults;
+mod images;
 mod real;
 mod roots;
 mod speed;

@@ -120,3 +120,64 @@ fn explain(context: &OwnedFd, error: rustix::io::Errno) -> io::Error {
     }
     if notes.is_empty() { error.into() } else { io::Error::other(format!("{error} ({})", notes.join("; "))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::mount::entry::Home;
+    use crate::node::mount::workshop::Workshop;
+    use std::os::fd::AsRawFd;
+
+    type Compose = fn(&[PathBuf], &[(&str, &str)]) -> io::Result<Tree>;
+
+    fn by_fsconfig(lowers: &[PathBuf], writable: &[(&str, &str)]) -> io::Result<Tree> {
+        configure(lowers, writable).map_err(|error| match error {
+            Lowers::TooMany => io::Error::other("the kernel takes no layers one by one"),
+            Lowers::Refused(error) => error,
+        })
+    }
+
+    /// On a thread of its own, which is in a mount namespace of its own afterwards.
+    fn composed_of(number: usize, compose: Compose) {
+        let folder = tempfile::tempdir().unwrap();
+        let layers = folder.path().join("layers");
+        for folder in [layers.join("one/u"), layers.join("one/w")] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        let below: Vec<PathBuf> = (0..number).map(|n| folder.path().join(format!("below{n}"))).collect();
+        for (n, folder) in below.iter().enumerate() {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("top"), n.to_string()).unwrap();
+            std::fs::write(folder.join(format!("file{n}")), "").unwrap();
+        }
+        crate::node::sys::unshare_working_folder().unwrap();
+        let home = Home::of_this_thread().unwrap();
+        let trees: Vec<_> = below.iter().map(|folder| Tree::of_this_mount(folder, None).unwrap()).collect();
+        let workshop = Workshop::build(&layers).unwrap();
+        let names: Vec<PathBuf> = (0..number).map(|n| workshop::lower(&format!("{n:x}"))).collect();
+        for (name, tree) in names.iter().zip(&trees) {
+            workshop.show(name, tree).unwrap();
+        }
+        rustix::process::chdir("/layers/one").unwrap();
+        let tree = compose(&names, &[("upperdir", layer::UPPER), ("workdir", layer::WORK)]).unwrap();
+        for name in &names {
+            workshop.hide(name).unwrap();
+        }
+        home.enter().unwrap();
+        let root = PathBuf::from(format!("/proc/self/fd/{}", tree.as_fd().as_raw_fd()));
+        assert_eq!(std::fs::read_to_string(root.join("top")).unwrap(), "0");
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), number + 1);
+        std::fs::write(root.join("top"), "changed").unwrap();
+        assert_eq!(std::fs::read_to_string(layers.join("one/u/top")).unwrap(), "changed");
+        assert_eq!(std::fs::read_to_string(below[0].join("top")).unwrap(), "0");
+    }
+
+    #[test]
+    fn few_layers_and_many_are_put_together_in_either_way() {
+        for (number, compose) in
+            [(2, by_fsconfig as Compose), (100, by_fsconfig), (2, compose_by_mount), (100, compose_by_mount)]
+        {
+            std::thread::spawn(move || composed_of(number, compose)).join().unwrap();
+        }
+    }
+}

@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(mirror.endpoint_for("docker.io", &insecure).unwrap().security, Security::Unverified);
         assert_eq!(mirror.to_string().parse::<Mirror>().unwrap(), mirror);
         for (text, words) in [
-            ("https://mirror", "no registry's name"),
+            ("https://mirror=https://x", "no registry's name"),
             ("mirror", "not a registry and an address"),
             ("docker.io=mirror", "neither https:// nor http://"),
             ("docker.io=https://", "no host"),
