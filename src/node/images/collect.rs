@@ -73,7 +73,6 @@ impl Inner {
 
     /// See the port.
     pub(super) async fn collect(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, CallError> {
-        self.settle().await?;
         if which == Collect::Surplus {
             let mut state = self.state();
             if state.collected.is_some_and(|last| last.elapsed() < EVERY) {
@@ -81,6 +80,7 @@ impl Inner {
             }
             state.collected = Some(Instant::now());
         }
+        self.settle().await?;
         let mut kept = self.kept().await?;
         let leaving = self.choose(&mut kept, which, in_use);
         let removed = self.remove(&leaving, &kept, in_use).await;

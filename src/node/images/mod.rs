@@ -18,6 +18,7 @@ mod collect;
 mod error;
 mod fetch;
 mod flights;
+mod hold;
 mod layout;
 mod manifest;
 mod names;
@@ -29,14 +30,14 @@ pub use registry::{Mirror, RegistryOptions};
 
 use super::containerd::images::Named;
 use super::containerd::leases::Collection;
-use super::containerd::snapshots::SNAPSHOTTER;
-use super::containerd::{CallError, Connection, NAMESPACE, OwnerMark};
+use super::containerd::{CallError, Connection, OwnerMark};
 use async_trait::async_trait;
 use error::ImageError;
 use fetch::{Fetch, Fetched};
 use flights::Flights;
 use gardend_controller::ports::{Collect, ImageSeen, Images, InUse, NodeError, NodeErrorKind, Pulled};
 use gardend_controller::record::{ImageCredentials, ImageDigest, ImageReference, ImageVersion, ResolvedImage};
+use hold::Pin;
 use manifest::{Config, Document, Platform};
 use names::{Names, Written};
 use registry::Registries;
@@ -90,9 +91,6 @@ struct Landed {
     pin: Arc<Pin>,
     bytes: u64,
 }
-
-/// What keeps an image that is about to be used.
-struct Pin;
 
 #[derive(Default)]
 struct State {
@@ -153,69 +151,6 @@ impl ImageNode {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends what an earlier gardend's pulls left. Once.
-    async fn settle(&self) -> Result<(), CallError> {
-        let settle = async {
-            self.connection.ensure_namespace(NAMESPACE).await?;
-            let leases = self.connection.leases(names::LEASE, self.names.owner()).await?;
-            for lease in leases.iter().filter(|lease| lease.starts_with(&self.names.pulls())) {
-                tracing::info!(lease, "what a pull of an earlier gardend left is given up");
-                self.connection.delete_lease(lease, Collection::Later).await?;
-            }
-            Ok(())
-        };
-        self.settled.get_or_try_init(|| settle).await.map(drop)
-    }
-
-    /// Keeps an image from being collected. One that is just being removed is waited for.
-    async fn pin(&self, manifest: &ImageDigest) -> Arc<Pin> {
-        loop {
-            let left = self.left.notified();
-            {
-                let mut state = self.state();
-                if !state.leaving.contains(manifest) {
-                    let pin = state.pins.get(manifest).and_then(Weak::upgrade).unwrap_or_else(|| Arc::new(Pin));
-                    state.pins.retain(|_, pin| pin.strong_count() > 0);
-                    state.pins.insert(manifest.clone(), Arc::downgrade(&pin));
-                    state.used.insert(manifest.clone(), SystemTime::now());
-                    return pin;
-                }
-            }
-            left.await;
-        }
-    }
-
-    /// Sees to it that a chain of layers stays, and tells where they are.
-    async fn hold(&self, chain: &ImageDigest) -> Result<Arc<[PathBuf]>, CallError> {
-        let known = || self.state().held.get(chain).cloned();
-        if let Some(layers) = known() {
-            return Ok(layers);
-        }
-        let name = self.names.hold(chain);
-        let turn = self.turns.of(&name);
-        let _held = turn.lock().await;
-        if let Some(layers) = known() {
-            return Ok(layers);
-        }
-        self.connection.ensure_namespace(NAMESPACE).await?;
-        self.connection.create_lease(&name, self.names.lease_labels(), None).await?;
-        // Before it is looked for, so that what is found stays.
-        self.connection.hold_snapshot(&name, SNAPSHOTTER, &name).await?;
-        match self.connection.view_snapshot(&name, &name, chain.as_str()).await {
-            Ok(layers) => {
-                let layers: Arc<[PathBuf]> = layers.into();
-                self.state().held.insert(chain.clone(), Arc::clone(&layers));
-                Ok(layers)
-            }
-            Err(error) => {
-                if error.is_not_found() {
-                    self.connection.delete_lease(&name, Collection::Later).await?;
-                }
-                Err(error)
-            }
-        }
     }
 
     /// What a manifest or index is, by what containerd has of it; `None` where something is missing.
@@ -379,7 +314,8 @@ impl Inner {
             shown: shown.clone(),
             top: top.clone(),
             lease: lease.clone(),
-            cancelled,
+            // What ends its parts, where one has failed, is not what says that nobody waits.
+            cancelled: cancelled.child_token(),
         };
         let landed = async {
             let Fetched { image, target, bytes } = fetch.run().await?;

@@ -100,7 +100,6 @@ impl Clients {
         let mut url = Url::parse(&text).map_err(|error| nonsense(format!("has no address: {error}")))?;
         let origin = url.origin();
         for _ in 0..=MAX_REDIRECTIONS {
-            // Elsewhere an insecure registry's word counts for nothing.
             let at_home = url.origin() == origin;
             let client = self.of(if at_home { endpoint.security } else { elsewhere(endpoint.security) });
             let mut request = client.request(question.method.clone(), url.clone()).headers(question.headers.clone());
@@ -156,8 +155,7 @@ impl Clients {
                 query.append_pair("account", &credentials.username);
             }
         }
-        let client = self.of(endpoint.security);
-        let mut request = client.get(url);
+        let mut request = self.of(elsewhere(endpoint.security)).get(url);
         if let Some(authorization) = question.credentials.and_then(basic) {
             request = request.header(header::AUTHORIZATION, authorization);
         }
@@ -171,9 +169,14 @@ impl Clients {
     }
 }
 
+/// How what belongs to a registry and has another address is spoken to, where that is by https: a
+/// certificate that was to be overlooked is overlooked there, too; a registry without any said
+/// nothing of those of others.
 fn elsewhere(security: Security) -> Security {
-    // A storage that an insecure registry redirects to is as insecure.
-    security
+    match security {
+        Security::Verified | Security::Plain => Security::Verified,
+        Security::Unverified => Security::Unverified,
+    }
 }
 
 fn bearer(token: &str) -> Option<HeaderValue> {
