@@ -224,6 +224,34 @@ func TestPullsThatGoWrong(t *testing.T) {
 		}
 		equal(t, "tokens that were asked for", tokens.Load(), 1)
 	})
+	behaviour(t, "a registry by https leads nobody to http, neither for a layer nor for a token", func(t *testing.T) {
+		p, image, layer := fresh(t)
+		safe, err := harness.NewFakeRegistryOverTLS(p.authority)
+		must(t, err)
+		t.Cleanup(safe.Stop)
+		safe.Push("tests/x", "latest", image)
+		safe.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, layer) {
+				http.Redirect(w, r, "http://"+p.fake.Host+r.URL.Path, http.StatusTemporaryRedirect)
+				return true
+			}
+			return false
+		})
+		asked := p.ofFake("tests/x")
+		asked.Image = garden.ImageRef{URI: "docker://" + safe.Host + "/tests/x", Username: "bob", Password: "secret"}
+		_, err = p.gard.Create(asked)
+		refused(t, err, "redirects from https to http")
+		safe.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token"`, p.fake.Host))
+			harness.Refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+			return true
+		})
+		_, err = p.gard.Create(asked)
+		refused(t, err, "wants a token from 127.0.0.1 by http")
+		equal(t, "requests by http", len(p.fake.Seen(http.MethodGet, ""))+len(p.fake.Seen(http.MethodHead, "")), 0)
+		safe.Misbehave(nil)
+		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "whole")
+	})
 	behaviour(t, "creates of one image at once pull it once", func(t *testing.T) {
 		p, image, _ := fresh(t)
 		var group sync.WaitGroup

@@ -27,7 +27,9 @@ type pulled struct {
 	gard   client.Client
 	real   *harness.Registry
 	fake   *harness.FakeRegistry
-	base   []byte
+	// Signs for those that are trusted.
+	authority *harness.Authority
+	base      []byte
 }
 
 // withRegistries starts a server that trusts a real registry and a fake one.
@@ -37,7 +39,7 @@ func withRegistries(t *testing.T, arguments ...string) *pulled {
 	scratch := folder(t)
 	authority, err := harness.NewAuthority(scratch)
 	must(t, err)
-	p := &pulled{T: t}
+	p := &pulled{T: t, authority: authority}
 	p.real, err = harness.StartRegistry(scratch, authority)
 	must(t, err)
 	t.Cleanup(func() { _ = p.real.Stop() })

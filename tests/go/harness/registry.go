@@ -203,7 +203,7 @@ func (r *Registry) Push(repository, tag string, image Image) error {
 	return nil
 }
 
-// FakeRegistry serves images from memory, and does what it is told to do badly. It speaks http.
+// FakeRegistry serves images from memory, and does what it is told to do badly.
 type FakeRegistry struct {
 	// Host is what references begin with.
 	Host string
@@ -216,18 +216,40 @@ type FakeRegistry struct {
 	wrong     func(w http.ResponseWriter, r *http.Request) bool
 }
 
-// NewFakeRegistry starts one.
+// NewFakeRegistry starts one that speaks http.
 func NewFakeRegistry() (*FakeRegistry, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
+	return serveFake(listener), nil
+}
+
+// NewFakeRegistryOverTLS starts one that speaks https.
+func NewFakeRegistryOverTLS(authority *Authority) (*FakeRegistry, error) {
+	certificate, key, err := authority.Sign()
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		return nil, err
+	}
+	return serveFake(listener), nil
+}
+
+func serveFake(listener net.Listener) *FakeRegistry {
 	fake := &FakeRegistry{
 		Host: listener.Addr().String(), manifests: map[string]Blob{}, blobs: map[string][]byte{},
 	}
 	fake.server = &http.Server{Handler: fake, ReadHeaderTimeout: time.Minute}
 	go func() { _ = fake.server.Serve(listener) }()
-	return fake, nil
+	return fake
 }
 
 // Misbehave lets somebody answer in its place, who says whether he did. Nil: nobody any more.
