@@ -186,6 +186,13 @@ func TestPullsThatGoWrong(t *testing.T) {
 		asked := p.ofFake("tests/x")
 		asked.Image.Username, asked.Image.Password = "bob", "secret"
 		equal(t, "mark", sh(t, p.create(t, asked), "cat /mark"), "whole")
+		without := 0
+		for _, request := range append(p.fake.Seen(http.MethodHead, ""), p.fake.Seen(http.MethodGet, "")...) {
+			if request.Header.Get("Authorization") == "" {
+				without++
+			}
+		}
+		equal(t, "requests without the password", without, 1)
 		there := storage.Seen(http.MethodGet, layer)
 		equal(t, "requests", len(there), 1)
 		equal(t, "what was shown there", there[0].Header.Get("Authorization"), "")

@@ -7,7 +7,7 @@
 use super::challenge::Challenge;
 use super::endpoint::{Endpoint, Security};
 use super::error::RegistryError;
-use super::tokens::{Answer, Purpose, Tokens};
+use super::tokens::{Answer, Proof, Purpose, Tokens};
 use gardend_controller::record::ImageCredentials;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, Response, StatusCode, Url};
@@ -52,17 +52,17 @@ impl Clients {
         let Question { endpoint, name, .. } = question;
         let host = endpoint.authority.as_str();
         let purpose = self.tokens.purpose(host, name, question.credentials);
-        let mut authorization = self.tokens.get(&purpose).and_then(|token| bearer(&token));
+        let mut authorization = self.tokens.get(&purpose).and_then(|proof| match proof {
+            Proof::Token(token) => bearer(&token),
+            Proof::Password => question.credentials.and_then(basic),
+        });
         let mut refused = false;
         loop {
             let response = self.send(question, authorization.as_ref()).await?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return checked(host, response, question.credentials.is_some()).await;
             }
-            let had = authorization.is_some();
-            if had {
-                self.tokens.forget(&purpose);
-            }
+            self.tokens.forget(&purpose);
             // A token may have ended; a fresh one that is refused is a refusal.
             if refused {
                 return Err(denied(host, response, question.credentials.is_some()).await);
@@ -77,7 +77,10 @@ impl Clients {
                     self.tokens.put(Purpose::clone(&purpose), &answer);
                     authorization
                 }
-                (Some(Challenge::Basic), Some(credentials)) => basic(credentials),
+                (Some(Challenge::Basic), Some(credentials)) => {
+                    self.tokens.put_password(Purpose::clone(&purpose));
+                    basic(credentials)
+                }
                 _ => None,
             };
             if authorization.is_none() {

@@ -1,4 +1,5 @@
-//! Tokens that were given for pulls, for as long as they are good.
+//! Tokens that were given for pulls, for as long as they are good, and which registries want to
+//! see the password itself.
 //!
 //! They are kept by what they were given for: whoever shows other credentials gets another. The
 //! credentials themselves are not kept, but a digest of them with a salt of this process's.
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 const DEFAULT_LIFE: u64 = 60;
 /// One that ends this soon is not used any more.
 const SPARE: Duration = Duration::from_secs(15);
+/// How long a registry is taken to want passwords that did once.
+const PASSWORD_WANTED: Duration = Duration::from_secs(600);
 /// Tokens kept at most.
 const MAX: usize = 1024;
 
@@ -40,10 +43,19 @@ impl Answer {
     }
 }
 
+/// What a registry wants to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// This token.
+    Token(String),
+    /// User and password.
+    Password,
+}
+
 /// See the module.
 pub(super) struct Tokens {
     salt: [u8; 16],
-    known: Mutex<HashMap<Purpose, (String, Instant)>>,
+    known: Mutex<HashMap<Purpose, (Proof, Instant)>>,
 }
 
 impl Tokens {
@@ -67,23 +79,32 @@ impl Tokens {
         Purpose { authority: authority.to_owned(), name: name.to_owned(), who: hash.finalize().into() }
     }
 
-    /// One that is still good.
-    pub(super) fn get(&self, purpose: &Purpose) -> Option<String> {
+    /// What was good and still is.
+    pub(super) fn get(&self, purpose: &Purpose) -> Option<Proof> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         known.retain(|_, (_, until)| *until > now);
-        known.get(purpose).map(|(token, _)| token.clone())
+        known.get(purpose).map(|(proof, _)| proof.clone())
     }
 
-    /// Keeps one.
+    /// Keeps a token.
     pub(super) fn put(&self, purpose: Purpose, answer: &Answer) {
         let Some(token) = answer.token() else { return };
         let life = Duration::from_secs(answer.expires_in.unwrap_or(DEFAULT_LIFE).min(24 * 3600));
+        self.keep(purpose, Proof::Token(token.to_owned()), life);
+    }
+
+    /// Notes that a password is wanted.
+    pub(super) fn put_password(&self, purpose: Purpose) {
+        self.keep(purpose, Proof::Password, PASSWORD_WANTED);
+    }
+
+    fn keep(&self, purpose: Purpose, proof: Proof, life: Duration) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX {
             known.clear();
         }
-        known.insert(purpose, (token.to_owned(), Instant::now() + life.saturating_sub(SPARE)));
+        known.insert(purpose, (proof, Instant::now() + life.saturating_sub(SPARE)));
     }
 
     /// Forgets one that was refused.
@@ -107,11 +128,13 @@ mod tests {
         let other = ImageCredentials { username: "alicex".into(), password: String::new() };
         let of = |credentials| tokens.purpose("r:1", "a/b", credentials);
         tokens.put(of(Some(&alice)), &answer(r#"{"token":"t","expires_in":300}"#));
-        assert_eq!(tokens.get(&of(Some(&alice))).as_deref(), Some("t"));
+        assert_eq!(tokens.get(&of(Some(&alice))), Some(Proof::Token("t".into())));
         assert_eq!((tokens.get(&of(Some(&other))), tokens.get(&of(None))), (None, None));
         assert_eq!(tokens.get(&tokens.purpose("r:1", "a/c", Some(&alice))), None);
         tokens.put(of(None), &answer(r#"{"access_token":"short","expires_in":5}"#));
         assert_eq!(tokens.get(&of(None)), None);
+        tokens.put_password(of(Some(&other)));
+        assert_eq!(tokens.get(&of(Some(&other))), Some(Proof::Password));
         tokens.forget(&of(Some(&alice)));
         assert_eq!(tokens.get(&of(Some(&alice))), None);
     }
