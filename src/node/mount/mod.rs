@@ -36,7 +36,7 @@ use default_rootfs::Store;
 use entry::Home;
 use error::{Result, attempting, failed, invalid};
 use furnish::{Furnishing, ProcessFurnishing};
-use gardend_controller::ports::{NodeError, Rootfs};
+use gardend_controller::ports::{NetworkWanted, NodeError, Rootfs};
 use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, Limits, ProcessImage, RootfsSource, SandboxId};
 use overlay::Overlays;
 use std::collections::BTreeSet;
@@ -192,6 +192,7 @@ impl Rootfs for MountNode {
         container: &ContainerUid,
         handle: &Handle,
         spec: &ContainerSpec,
+        _network: Option<&NetworkWanted>,
     ) -> std::result::Result<(), NodeError> {
         let furnishing = Furnishing {
             place: self.folders.place(sandbox),

@@ -1,0 +1,3 @@
+//! Containers' networks: links, addresses, ports in, rules out.
+
+pub mod none;
