@@ -168,7 +168,8 @@ impl Network for NetworkNode {
     async fn bandwidth(&self, sandbox: &SandboxId) -> Result<(u64, u64), NodeError> {
         let (state, sandbox) = (self.state().await?, sandbox.clone());
         work(state, move |state| {
-            let Some(index) = links::index_of(&state.names.link(&sandbox)) else { return Ok((0, 0)) };
+            let index = links::index_of(&state.names.link(&sandbox));
+            let index = index.ok_or_else(|| NodeError::new(NodeErrorKind::NotFound, format!("place {sandbox} has no link")))?;
             let limit = bandwidth::read(&mut state.route, index).map_err(attempting("reading a limit of bandwidth"))?;
             Ok(limit.unwrap_or_default())
         })
