@@ -82,6 +82,19 @@ for round in 1 2 3 4 5; do
   done
 done
 
+# Its links go with its places; its table and its rules of routing stay (src/node/network/names.rs, routing.rs).
+if command -v nft >/dev/null && nft list table inet "gardend_$owner" >/dev/null 2>&1; then
+  nft delete table inet "gardend_$owner"
+fi
+if command -v ip >/dev/null; then
+  priority=$((10000 + 0x${owner:0:8} % 5000 * 3))
+  for family in -4 -6; do
+    for number in $priority $((priority + 1)) $((priority + 2)); do
+      while ip "$family" rule del priority "$number" 2>/dev/null; do :; done
+    done
+  done
+fi
+
 # Mounts below the two folders, the latest first.
 awk '{print $5}' /proc/self/mountinfo | tac | while read -r point; do
   point=$(printf '%b' "${point//\\/\\0}")

@@ -5,9 +5,12 @@
 //! machine is checked here; whether a folder is there, or a containerd answers, is for its user
 //! to say. A flag comes with the feature that it sets.
 
+mod network;
+
 use crate::node::ids::IdMap;
 use crate::telemetry::{LogFilter, LogFormat};
 use clap::Args;
+pub use network::{NetworkArgs, NetworkConfig, SmallMtu};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -75,6 +78,9 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_SPOOL_SIZE", value_name = "BYTES", default_value = "16MiB", value_parser = parse_bytes)]
     spool_size: Bytes,
 
+    #[command(flatten)]
+    network: NetworkArgs,
+
     /// What to log: error, warn, info, debug, trace, or a filter such as `gardend=debug,h2=info`
     #[arg(long, env = "GARDEND_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: LogFilter,
@@ -113,6 +119,8 @@ pub struct ServeConfig {
     pub detach_grace: Duration,
     /// Output kept for each stream while nobody reads it.
     pub spool_size: Bytes,
+    /// The network of containers; `None`: they have none.
+    pub network: Option<NetworkConfig>,
     /// What to log.
     pub log_filter: LogFilter,
     /// How.
@@ -168,6 +176,9 @@ pub enum ConfigError {
         .0.display()
     )]
     BinaryOfForeignContainerd(PathBuf),
+    /// A link that IPv6 cannot use.
+    #[error(transparent)]
+    SmallMtu(#[from] SmallMtu),
 }
 
 #[derive(Clone, Debug)]
@@ -212,6 +223,7 @@ impl ServeArgs {
             id_map: self.id_map,
             detach_grace: self.detach_grace,
             spool_size: self.spool_size,
+            network: self.network.validate()?,
             log_filter: self.log_level,
             log_format: self.log_format,
         })

@@ -5,7 +5,7 @@
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
 use anyhow::{Context, Result, bail};
-use gardend::config::{self, ServeArgs, ServeConfig};
+use gardend::config::{self, NetworkConfig, ServeArgs, ServeConfig};
 use gardend::garden::{self, Garden, Machine};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
@@ -14,10 +14,12 @@ use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
 use gardend::node::mount::{self, MountNode};
 use gardend::node::network::none::NoNetwork;
+use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
+use gardend_controller::ports::Network;
 use gardend_controller::{Controller, Node, Options};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -69,6 +71,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
+        resolver: resolver(config.network.as_ref()),
         ..mount::Options::default()
     };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
@@ -89,10 +92,10 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
-        network: Arc::new(NoNetwork),
+        network: network(config.network.as_ref(), &folders)?,
         metrics: Arc::new(resources),
     };
-    let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;
+    let controller = Controller::start(options(&config, &folders)?, ledger, node, &boot_id()?).await?;
 
     let listener = port.listen(BACKLOG).with_context(|| format!("cannot listen on {}", config.listen))?;
     announce(&listener)?;
@@ -126,7 +129,8 @@ fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, run
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };
-    Subject { folders: folders.clone(), containerd, socket, runtime }
+    let network = config.network.as_ref().map(policy);
+    Subject { folders: folders.clone(), containerd, socket, runtime, network }
 }
 
 fn require_root() -> Result<()> {
@@ -172,15 +176,44 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
     bail!("this node cannot serve: {}", failures.join("; "))
 }
 
-fn options(config: &ServeConfig, folders: &Folders) -> Options {
-    Options {
+fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
+    let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
+    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu };
+    Ok(Arc::new(NetworkNode::open(folders.clone(), options).context("cannot prepare containers' networks")?))
+}
+
+fn policy(config: &NetworkConfig) -> Policy {
+    Policy {
+        deny_by_default: config.deny_by_default,
+        deny_networks: config.deny_networks.clone(),
+        allow_host_access: config.allow_host_access,
+    }
+}
+
+fn resolver(config: Option<&NetworkConfig>) -> Resolver {
+    config.map_or_else(Resolver::default, |config| Resolver {
+        servers: config.dns_servers.clone(),
+        deny_by_default: config.deny_by_default,
+    })
+}
+
+fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
+    let network = match &config.network {
+        Some(network) => {
+            let own = network::uplink().context("cannot look for the node's way out")?.address;
+            Some(network.options(own.map(Into::into)))
+        }
+        None => None,
+    };
+    Ok(Options {
         max_containers: config.max_containers.get(),
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
         places: folders.places(),
         detach_grace: config.detach_grace,
+        network,
         ..Options::default()
-    }
+    })
 }
 
 fn boot_id() -> Result<String> {

@@ -104,6 +104,27 @@ pub fn uplink() -> io::Result<Uplink> {
     routing::uplink(&mut Connection::route()?)
 }
 
+/// Makes our table where the calling thread is: in a network namespace for trying out.
+///
+/// # Errors
+/// What nftables says to it.
+pub fn try_table(folders: &Folders, policy: &Policy) -> Result<(), String> {
+    // The folders may not be there yet; whose table it is does not matter here.
+    let mark = OwnerMark::of(folders.state(), folders.run()).or_else(|_| OwnerMark::of("/".as_ref(), "/".as_ref()));
+    let names = Names::of(&mark.map_err(|error| error.to_string())?);
+    ruleset::install(&names, policy).map_err(|error| error.message)
+}
+
+/// Makes a link where the calling thread is: in a network namespace for trying out. Whether its
+/// bandwidth can be limited.
+///
+/// # Errors
+/// What the kernel says to it.
+pub fn try_links() -> Result<bool, String> {
+    let mut route = Connection::route().map_err(|error| format!("no socket of netlink: {error}"))?;
+    links::try_out(&mut route).map_err(|error| format!("no link can be made: {error}"))
+}
+
 fn busy() -> NodeError {
     let message = format!("the kernel's network did not take a change within {} s", DEADLINE.as_secs());
     NodeError::new(NodeErrorKind::Unavailable, message)
@@ -169,7 +190,8 @@ impl Network for NetworkNode {
         let (state, sandbox) = (self.state().await?, sandbox.clone());
         work(state, move |state| {
             let index = links::index_of(&state.names.link(&sandbox));
-            let index = index.ok_or_else(|| NodeError::new(NodeErrorKind::NotFound, format!("place {sandbox} has no link")))?;
+            let index =
+                index.ok_or_else(|| NodeError::new(NodeErrorKind::NotFound, format!("place {sandbox} has no link")))?;
             let limit = bandwidth::read(&mut state.route, index).map_err(attempting("reading a limit of bandwidth"))?;
             Ok(limit.unwrap_or_default())
         })
