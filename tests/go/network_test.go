@@ -2,6 +2,7 @@ package garden_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -107,6 +108,26 @@ func hears(t *testing.T, world *harness.Outside, text string) (from string) {
 		return nil
 	})
 	return from
+}
+
+// answersFromOutside fails unless an end answers somebody outside, and returns which address it saw.
+func answersFromOutside(t *testing.T, world *harness.Outside, end string) (saw string) {
+	t.Helper()
+	outcome := world.Reach(end, unique("outside")+".", patience)
+	saw, answered := strings.CutPrefix(outcome, peer.Answered)
+	if !answered {
+		t.Errorf("%s does not answer somebody outside: %s", end, outcome)
+	}
+	return saw
+}
+
+// only are ranges of one address each, for a rule.
+func only(hosts ...string) []garden.IPRange {
+	var ranges []garden.IPRange
+	for _, host := range hosts {
+		ranges = append(ranges, garden.IPRangeFromIP(net.ParseIP(host)))
+	}
+	return ranges
 }
 
 // networked asks for an unprivileged container that can be probed with, with these rules out.
@@ -216,10 +237,7 @@ func TestTheWorldOutside(t *testing.T) {
 	needsNetwork(t)
 	behaviour(t, "answers the node by every protocol, at every address, and hears it", func(t *testing.T) {
 		text := unique("node") + "."
-		for _, host := range []string{
-			harness.Near, harness.Far, harness.Denied, harness.AlsoDenied,
-			harness.Near6, harness.Far6, harness.Denied6, harness.AlsoDenied6,
-		} {
+		for _, host := range harness.Everybody {
 			for _, end := range everyWay(host) {
 				outcome := peer.Reach(end, text+end, patience)
 				if !strings.HasPrefix(outcome, peer.Answered) {

@@ -24,10 +24,10 @@ const (
 	// What lies behind the router: two places that everybody may reach ...
 	Near, Far   = "203.0.113.1", "203.0.113.2"
 	Near6, Far6 = "2001:db8:113::1", "2001:db8:113::2"
-	// ... and two in networks that the tests' servers deny.
-	DeniedNetworks       = "203.0.113.128/25,2001:db8:113:d::/64"
-	Denied, AlsoDenied   = "203.0.113.129", "203.0.113.130"
-	Denied6, AlsoDenied6 = "2001:db8:113:d::1", "2001:db8:113:d::2"
+	// ... and three in networks that the suite's server denies.
+	DeniedNetworks           = "203.0.113.128/25,2001:db8:113:d::/64"
+	Denied, Second, Third    = "203.0.113.129", "203.0.113.130", "203.0.113.131"
+	Denied6, Second6, Third6 = "2001:db8:113:d::1", "2001:db8:113:d::2", "2001:db8:113:d::3"
 	// Where they answer by TCP and UDP: this port and the next two.
 	Port = 7001
 	// UplinkMTU is what passes between node and router.
@@ -35,6 +35,9 @@ const (
 	// Protocol is one that is neither TCP nor UDP nor ICMP, kept for experiments, by which they answer, too.
 	Protocol = 253
 )
+
+// Everybody are all addresses that answer behind the router.
+var Everybody = []string{Near, Far, Denied, Second, Third, Near6, Far6, Denied6, Second6, Third6}
 
 // Outside is a fake of the world behind a node's uplink: a namespace whose addresses answer, and hear. No packet
 // leaves the machine.
@@ -66,7 +69,7 @@ func NewOutside(node *Namespace) (*Outside, error) {
 		"link set out0 up mtu %d addrgenmode none", "addr add " + Router + "/24 dev out0", "addr add " + Router6 + "/64 dev out0 nodad",
 	}
 	var ends []string
-	for _, address := range []string{Near, Far, Denied, AlsoDenied, Near6, Far6, Denied6, AlsoDenied6} {
+	for _, address := range Everybody {
 		host := address
 		if strings.Contains(address, ":") {
 			inOutside = append(inOutside, "addr add "+address+"/128 dev lo nodad")

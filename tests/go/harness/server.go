@@ -180,6 +180,15 @@ func (s *Server) within(what func() error) error {
 	return s.namespace.Do(what)
 }
 
+// Run runs a program of the machine's in the network that the server runs in, and returns what it said.
+func (s *Server) Run(program string, arguments ...string) (said string, err error) {
+	err = s.within(func() error {
+		said, err = command("", program, arguments...)
+		return err
+	})
+	return said, err
+}
+
 // Dial connects to the server; the arguments are those that a Garden client's dialer gets, and say nothing.
 func (s *Server) Dial(string, string) (conn net.Conn, err error) {
 	err = s.within(func() error {

@@ -31,6 +31,8 @@ func network(words []string) error {
 		select {}
 	case verb == "talk" && len(words) == 3:
 		return peer.Talk(words[1], words[2], 50*time.Millisecond, patience, func(line string) { fmt.Println(line) })
+	case verb == "drum" && len(words) == 3:
+		return peer.Drum(words[1], words[2], 5*time.Millisecond)
 	case verb == "transfer" && len(words) == 4:
 		bytes, err := strconv.ParseInt(words[3], 10, 64)
 		if err != nil {

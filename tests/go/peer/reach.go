@@ -256,6 +256,19 @@ func Talk(address, text string, interval, patience time.Duration, told func(line
 	}
 }
 
+// Drum sends a datagram every few milliseconds, each with the text, a number and a full stop, whatever comes of it.
+func Drum(address, text string, interval time.Duration) error {
+	conn, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for number := 1; ; number++ {
+		_, _ = fmt.Fprintf(conn, "%s %d.", text, number)
+		time.Sleep(interval)
+	}
+}
+
 // Transfer moves so many bytes from an end ("send") or to it ("take"), and returns how long that took.
 func Transfer(verb, address string, bytes int64, patience time.Duration) (time.Duration, error) {
 	conn, err := dial("tcp", address, time.Now().Add(patience))
