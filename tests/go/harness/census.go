@@ -57,6 +57,12 @@ func (s *Server) Census(blank int, deadline time.Duration) error {
 	}
 }
 
+// CensusSince is a census of what came since another of its gardends was ready: its containers outlive it.
+func (s *Server) CensusSince(earlier *Server, blank int, deadline time.Duration) error {
+	s.before = earlier.before
+	return s.Census(blank, deadline)
+}
+
 func (s *Server) leftovers(blank int) []string {
 	var found []string
 	report := func(format string, arguments ...any) { found = append(found, fmt.Sprintf(format, arguments...)) }

@@ -129,6 +129,18 @@ func (o *Outside) Heard(text string) (from string, heard bool) {
 	return "", false
 }
 
+// AllHeard is everything that came outside and has a text in it.
+func (o *Outside) AllHeard(text string) (found []string) {
+	o.mutex.Lock()
+	defer o.mutex.Unlock()
+	for _, word := range o.heard {
+		if strings.Contains(word.text, text) {
+			found = append(found, word.text)
+		}
+	}
+	return found
+}
+
 // Reach tries to reach an end from outside.
 func (o *Outside) Reach(name, text string, patience time.Duration) (outcome string) {
 	_ = o.Do(func() error {
