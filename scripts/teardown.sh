@@ -3,6 +3,7 @@
 # Containers normally outlive gardend; this is for a development server and for tests, whose folders are theirs alone.
 # Ends only processes whose command line names RUN_DIR, what those started, and what is in this gardend's cgroups.
 set -uo pipefail
+export PATH=$PATH:/usr/sbin:/sbin
 
 [ $# -eq 2 ] || { sed -n '2,4p' "$0" >&2; exit 2; }
 for folder in "$@"; do
@@ -81,6 +82,16 @@ for round in 1 2 3 4 5; do
     sleep 0.05
   done
 done
+
+# What this gardend has in the network that it ran in. Links went with their containers.
+network() {
+  local word family name
+  command -v nft >/dev/null || return 0
+  nft list tables 2>/dev/null | while read -r word family name; do
+    case $name in "gardend_$owner") nft delete "$word" "$family" "$name";; esac
+  done
+}
+network
 
 # Mounts below the two folders, the latest first.
 awk '{print $5}' /proc/self/mountinfo | tac | while read -r point; do
