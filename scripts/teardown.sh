@@ -83,12 +83,20 @@ for round in 1 2 3 4 5; do
   done
 done
 
-# What this gardend has in the network that it ran in. Links went with their containers.
+# What this gardend has in the network that it ran in, by the names and numbers of src/node/network (names.rs,
+# routing.rs): links, which went with their containers as a rule, its table, its rules of routing.
 network() {
-  local word family name
-  command -v nft >/dev/null || return 0
-  nft list tables 2>/dev/null | while read -r word family name; do
-    case $name in "gardend_$owner") nft delete "$word" "$family" "$name";; esac
+  local link family priority
+  command -v ip >/dev/null && command -v nft >/dev/null || return 0
+  for link in $(ip -o link show | awk -F'[ :@]+' '{ print $2 }' | grep "^gd${owner:0:4}"); do ip link del "$link" 2>/dev/null; done
+  ! nft list table inet "gardend_$owner" >/dev/null 2>&1 || nft delete table inet "gardend_$owner"
+  priority=$((10000 + 16#${owner:0:8} % 5000 * 3))
+  for family in -4 -6; do
+    # That which others lead to goes last.
+    for priority in $priority $((priority + 1)) $((priority + 2)); do
+      while ip $family rule del pref $priority 2>/dev/null; do :; done
+    done
+    priority=$((priority - 2))
   done
 }
 network
