@@ -13,6 +13,7 @@ use gardend::node::containerd::managed::Managed;
 use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
 use gardend::node::mount::{self, MountNode};
+use gardend::node::network::none::NoNetwork;
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
@@ -88,6 +89,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
+        network: Arc::new(NoNetwork),
         metrics: Arc::new(resources),
     };
     let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;

@@ -10,6 +10,7 @@ mod rootfs;
 use containerd::{Cleanup, Host, assert_nothing_left, folder, folders, pairs, places, remove_all};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::mount::{self, MountNode};
+use gardend::node::network::none::NoNetwork;
 use gardend::node::process::{self, ProcessNode};
 use gardend_controller::Node;
 use gardend_controller::contract::{Contract, Programs, check_all};
@@ -54,6 +55,7 @@ fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
                 streams: Arc::new(processes.clone()),
                 files: Arc::new(processes),
                 resources: Arc::new(resources.clone()),
+                network: Arc::new(NoNetwork),
                 metrics: Arc::new(resources),
             };
             let of = |path| ContainerSpec { rootfs: RootfsSource::Raw(path), ..ContainerSpec::default() };

@@ -8,8 +8,15 @@ use std::hint::black_box;
 const CREATE: [Place; 5] = [Place::Nothing, Place::Recorded, Place::Made, Place::Furnished, Place::Connected];
 
 fn plan(criterion: &mut Criterion) {
-    let observed =
-        |place| Observed { place, confirmed: false, stop: None, absence_recorded: true, freed: false, released: false };
+    let observed = |place| Observed {
+        place,
+        confirmed: false,
+        stop: None,
+        absence_recorded: true,
+        networked: true,
+        freed: false,
+        released: false,
+    };
     assert_eq!(next_step(Wanted::Present, &observed(Place::Connected)), Step::Confirm);
     criterion.bench_function("plan: the steps of a create", |bencher| {
         bencher.iter(|| CREATE.map(|place| next_step(black_box(Wanted::Present), black_box(&observed(place)))));

@@ -84,7 +84,7 @@ impl Contract {
         let handle = Handle::new(format!("contract-{uid}")).expect("a handle");
         let kind = SandboxKind::of(&self.spec);
         self.node.sandboxes.ensure(&id, kind).await.expect("a place is made");
-        self.node.rootfs.furnish(&id, &uid, &handle, &self.spec).await.expect("it is furnished");
+        self.node.rootfs.furnish(&id, &uid, &handle, &self.spec, None).await.expect("it is furnished");
         assert_eq!(self.node.processes.connect(&id).await.expect("its init answers"), []);
         Place { contract: self, id, uid, handle }
     }

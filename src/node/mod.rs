@@ -7,6 +7,7 @@ pub mod containerd;
 pub mod disk;
 pub mod ids;
 pub mod mount;
+pub mod network;
 pub mod place;
 pub mod process;
 pub mod quota;

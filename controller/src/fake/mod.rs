@@ -12,6 +12,7 @@
 //! destination, and streamed out by the same name with a slash behind it.
 
 mod files;
+mod network;
 mod ports;
 mod programs;
 mod resources;
@@ -19,7 +20,7 @@ mod streams;
 mod world;
 
 use crate::options::Node;
-use crate::ports::{NodeError, NodeErrorKind};
+use crate::ports::{NetworkWanted, NodeError, NodeErrorKind};
 use crate::record::{ContainerUid, Limits, ProcessUid, SandboxId};
 use ports::Life;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,11 +53,17 @@ pub enum Call {
     InForce,
     Oom,
     Usage,
+    CheckRules,
+    CheckPort,
+    EnsureNetwork,
+    ReleaseNetwork,
+    RestoreNetwork,
+    Bandwidth,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 28] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -79,6 +86,12 @@ impl Call {
         Self::InForce,
         Self::Oom,
         Self::Usage,
+        Self::CheckRules,
+        Self::CheckPort,
+        Self::EnsureNetwork,
+        Self::ReleaseNetwork,
+        Self::RestoreNetwork,
+        Self::Bandwidth,
     ];
 }
 
@@ -113,6 +126,7 @@ impl FakeNode {
             processes: Arc::clone(&life) as _,
             streams: Arc::clone(&life) as _,
             resources: Arc::clone(&life) as _,
+            network: Arc::clone(&life) as _,
             metrics: Arc::clone(&life) as _,
             files: life,
         }
@@ -175,6 +189,36 @@ impl FakeNode {
     /// The limits that places are held to.
     pub fn limits(&self) -> Vec<(SandboxId, Limits)> {
         self.world().places.iter().map(|(id, place)| (id.clone(), place.limits)).collect()
+    }
+
+    /// What is in force of containers' networks, whether or not something of it was removed since.
+    pub fn networks(&self) -> Vec<NetworkWanted> {
+        self.world().networks.values().cloned().collect()
+    }
+
+    /// Containers whose networks let nothing through, since others have removed something.
+    pub fn cut_off(&self) -> Vec<ContainerUid> {
+        self.world().cut_off.iter().cloned().collect()
+    }
+
+    /// Another program flushes the node's rules, of which gardend may hear.
+    pub fn flush_rules(&self) {
+        let mut world = self.world();
+        world.cut_off = world.networks.keys().cloned().collect();
+        if let Some(disturbed) = world.disturbed.as_ref().filter(|_| !world.lose_events) {
+            // One that waits already is enough.
+            let _ = disturbed.try_send(());
+        }
+    }
+
+    /// A program of the node listens on a port from now on, or no more.
+    pub fn listen(&self, port: u16, listens: bool) {
+        let mut world = self.world();
+        if listens {
+            world.listening.insert(port)
+        } else {
+            world.listening.remove(&port)
+        };
     }
 
     /// All places, whatever is left of them.

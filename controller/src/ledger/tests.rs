@@ -25,6 +25,9 @@ fn container(handle: &str) -> ContainerRecord {
         created_at: SystemTime::now(),
         origin: Origin::Garden,
         sandbox: Some(SandboxId::generate()),
+        addresses: None,
+        ports_in: Vec::new(),
+        rules_out: Vec::new(),
         status: ContainerStatus::default(),
     }
 }

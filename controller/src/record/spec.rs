@@ -1,6 +1,6 @@
 //! What clients ask for: of a container and of a process.
 
-use super::{Handle, ProcessId};
+use super::{Handle, PortInAsked, ProcessId, RuleOut};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,6 +37,10 @@ pub struct CreateRequest {
     pub properties: Properties,
     /// What it shall be.
     pub spec: ContainerSpec,
+    /// Ports of the node that shall lead to it.
+    pub ports_in: Vec<PortInAsked>,
+    /// What it may reach.
+    pub rules_out: Vec<RuleOut>,
 }
 
 /// Where a container's files come from.

@@ -113,6 +113,9 @@ mod tests {
             path: "/p".into(),
             process_ids: vec!["1".into()],
             properties: Properties::new(),
+            addresses: None,
+            external: None,
+            ports_in: Vec::new(),
         };
         let text = serde_json::to_string(&ContainerInfo::from(info)).unwrap();
         assert_eq!(

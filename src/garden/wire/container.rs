@@ -160,6 +160,7 @@ impl ContainerSpec {
             grace_time: Some(grace_time).filter(|time| !time.is_zero()),
             properties: self.properties,
             spec,
+            ..CreateRequest::default()
         })
     }
 }

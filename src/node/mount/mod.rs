@@ -30,13 +30,14 @@ mod workshop;
 pub use entry::{HostMounts, OwnMounts};
 
 use super::ids::IdMap;
+use super::network::Resolver;
 use super::place::Folders;
 use async_trait::async_trait;
 use default_rootfs::Store;
 use entry::Home;
 use error::{Result, attempting, failed, invalid};
 use furnish::{Furnishing, ProcessFurnishing};
-use gardend_controller::ports::{NodeError, Rootfs};
+use gardend_controller::ports::{NetworkWanted, NodeError, Rootfs};
 use gardend_controller::record::{ContainerSpec, ContainerUid, Handle, Limits, ProcessImage, RootfsSource, SandboxId};
 use overlay::Overlays;
 use std::collections::BTreeSet;
@@ -55,6 +56,8 @@ pub struct Options {
     pub host_mounts: HostMounts,
     /// How unprivileged places map ids; they are refused where they do otherwise.
     pub id_map: IdMap,
+    /// How containers find names.
+    pub resolver: Resolver,
     /// How long checking and furnishing may take, each.
     pub deadline: Duration,
     /// How long a caller waits for a layer's removal, which goes on meanwhile.
@@ -67,6 +70,7 @@ impl Default for Options {
             default_rootfs: None,
             host_mounts: HostMounts::Own,
             id_map: IdMap::garden(),
+            resolver: Resolver::default(),
             deadline: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
         }
@@ -192,11 +196,14 @@ impl Rootfs for MountNode {
         container: &ContainerUid,
         handle: &Handle,
         spec: &ContainerSpec,
+        network: Option<&NetworkWanted>,
     ) -> std::result::Result<(), NodeError> {
         let furnishing = Furnishing {
             place: self.folders.place(sandbox),
             container: container.clone(),
             handle: handle.clone(),
+            network: network.cloned(),
+            resolver: self.options.resolver.clone(),
             privileged: spec.privileged,
             limits: spec.limits,
             wanted: self.wanted(spec)?,
