@@ -151,7 +151,8 @@ impl Census {
                 found.push(format!("{count} {what} for {networks} networks"));
             }
         }
-        let strange: Vec<_> = self.links.iter().filter(|link| !self.places.iter().any(|id| id.starts_with(*link))).collect();
+        let strange: Vec<_> =
+            self.links.iter().filter(|link| !self.places.iter().any(|id| id.starts_with(*link))).collect();
         if !strange.is_empty() {
             found.push(format!("links without a place's folder: {strange:?}"));
         }
