@@ -21,9 +21,9 @@ PAIRS ?= pinned:runc debian:crun debian:runc pinned:crun
 # Making containers needs root; building does not.
 ifneq ($(shell id -u),0)
 SUDO := sudo -E
-export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
 endif
+# Each test program runs as root, in a network of its own.
+CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
 .PHONY: run build test test-rust test-go test-v2 lint bench soak crds setup tools FORCE
 .DEFAULT_GOAL := build
@@ -47,7 +47,7 @@ test: test-rust test-go test-v2
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
-	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd cargo test --locked --workspace --no-fail-fast
+	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd $(CARGO_TEST) --workspace --no-fail-fast
 
 test-go: tools go.work
 	cargo build --locked --bin gardend
@@ -81,7 +81,7 @@ bench: tools go.work
 
 soak: tools
 	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd GARDEND_TEST_KILLS=1000 \
-	  cargo test --locked --test faults -- --nocapture many_kills
+	  $(CARGO_TEST) --test faults -- --nocapture many_kills
 
 crds:
 	cargo run --locked --quiet --package gardend-crds

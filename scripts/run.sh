@@ -15,18 +15,19 @@ if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
   exit 1
 fi
 
+forwards=/proc/sys/net/ipv4/ip_forward
+forwarded=$(cat $forwards)
 folder=$(mktemp -d "${TMPDIR:-/tmp}/gardend-run.XXXXXX")
 # The root of an unprivileged container has to pass through.
 chmod 0711 "$folder"
 server=""
-# gardend lets the machine forward packets, for the containers' sake; that is over with them.
-forwarding=$(cat /proc/sys/net/ipv4/ip_forward 2>/dev/null || true)
 finish() {
   trap - EXIT
   trap '' INT TERM
   if [ -n "$server" ] && kill -TERM "$server" 2>/dev/null; then wait "$server" || true; fi
   "$top/scripts/teardown.sh" "$folder/state" "$folder/run" || true
-  [ "$forwarding" != 0 ] || echo 0 >/proc/sys/net/ipv4/ip_forward || true
+  # gardend has the machine forward packets.
+  [ "$(cat $forwards)" = "$forwarded" ] || echo "$forwarded" >$forwards
   rm -rf --one-file-system "$folder"
 }
 trap finish EXIT

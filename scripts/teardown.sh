@@ -3,6 +3,7 @@
 # Containers normally outlive gardend; this is for a development server and for tests, whose folders are theirs alone.
 # Ends only processes whose command line names RUN_DIR, what those started, and what is in this gardend's cgroups.
 set -uo pipefail
+export PATH=$PATH:/usr/sbin:/sbin
 
 [ $# -eq 2 ] || { sed -n '2,4p' "$0" >&2; exit 2; }
 for folder in "$@"; do
@@ -82,15 +83,16 @@ for round in 1 2 3 4 5; do
   done
 done
 
-# Its links go with its places; its table and its rules of routing stay (src/node/network/names.rs, routing.rs).
-if command -v nft >/dev/null && nft list table inet "gardend_$owner" >/dev/null 2>&1; then
-  nft delete table inet "gardend_$owner"
-fi
-if command -v ip >/dev/null; then
-  priority=$((10000 + 0x${owner:0:8} % 5000 * 3))
+# What this gardend has in the network that it ran in, by the names and numbers of src/node/network (names.rs,
+# routing.rs): links, which went with their containers as a rule, its table, its rules of routing.
+if command -v ip >/dev/null && command -v nft >/dev/null; then
+  for link in $(ip -o link show | awk -F'[ :@]+' '{ print $2 }' | grep "^gd${owner:0:4}"); do ip link del "$link" 2>/dev/null; done
+  ! nft list table inet "gardend_$owner" >/dev/null 2>&1 || nft delete table inet "gardend_$owner"
+  first=$((10000 + 16#${owner:0:8} % 5000 * 3))
   for family in -4 -6; do
-    for number in $priority $((priority + 1)) $((priority + 2)); do
-      while ip "$family" rule del priority "$number" 2>/dev/null; do :; done
+    # That which others lead to goes last.
+    for priority in $first $((first + 1)) $((first + 2)); do
+      while ip $family rule del pref $priority 2>/dev/null; do :; done
     done
   done
 fi
