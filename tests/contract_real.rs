@@ -33,10 +33,11 @@ fn programs() -> Programs {
 }
 
 fn network_checks() -> NetworkChecks {
-    let addresses = [1, 2].map(|n| Addresses {
-        address: [10, 80, n, 2].into(),
-        subnet: format!("10.80.{n}.0/30").parse().unwrap(),
-        gateway: [10, 80, n, 1].into(),
+    // The checks make ports of the last number of each.
+    let addresses = [0, 4].map(|first| Addresses {
+        address: [10, 80, 1, first + 2].into(),
+        subnet: format!("10.80.1.{first}/30").parse().unwrap(),
+        gateway: [10, 80, 1, first + 1].into(),
         ipv6: None,
     });
     let occupy = || {
