@@ -23,6 +23,7 @@ mod outcome;
 mod output;
 mod ping;
 mod props;
+mod proxy;
 mod ps;
 mod rm;
 mod run;
@@ -130,6 +131,8 @@ pub enum ClientCommand {
     /// Destroy containers
     #[command(visible_alias = "destroy")]
     Rm(rm::RmArgs),
+    /// Pass connections on to a server, for clients that cannot reach it themselves
+    Proxy(proxy::ProxyArgs),
 }
 
 /// What a command works with.
@@ -186,6 +189,7 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Props(args) => props::props(&context, args).await,
         ClientCommand::Stop(args) => stop::stop(&context, args).await,
         ClientCommand::Rm(args) => rm::rm(&context, args).await,
+        ClientCommand::Proxy(args) => proxy::proxy(&context.ui, args).await,
     };
     result.unwrap_or_else(|failure| failure.report())
 }
