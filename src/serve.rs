@@ -4,9 +4,10 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
-use anyhow::{Context, Result, bail};
-use gardend::config::{self, NetworkConfig, ServeArgs, ServeConfig};
+use anyhow::{Context, Result, anyhow, bail};
+use gardend::config::{self, NetworkConfig, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
+use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
@@ -25,16 +26,16 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
-
 /// Serves until told to stop.
-pub async fn serve(args: ServeArgs) -> Result<()> {
-    let config = args.validate()?;
+pub async fn serve(sources: Sources) -> Result<()> {
+    let file = sources.file().map(Path::to_owned);
+    let config = sources.validate()?;
     telemetry::init(&config.log_filter, config.log_format)?;
+    if let Some(file) = file {
+        tracing::info!(file = %file.display(), "options are read from a configuration file");
+    }
     require_root()?;
     process::raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -43,7 +44,8 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
-    let port = bind(config.listen)?;
+    let access = access(&config)?;
+    let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
     ids::settle(&folders, &config.id_map)?;
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
 
@@ -97,8 +99,8 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     };
     let controller = Controller::start(options(&config, &folders)?, ledger, node, &boot_id()?).await?;
 
-    let listener = port.listen(BACKLOG).with_context(|| format!("cannot listen on {}", config.listen))?;
-    announce(&listener)?;
+    let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
+    announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
     let garden = Garden::new(controller.clone(), machine);
     let told_to_stop = async {
@@ -108,7 +110,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
         }
     };
-    garden::serve(listener, garden, told_to_stop).await;
+    garden::serve(listeners, garden, told_to_stop).await;
     controller.shutdown().await;
     // A managed containerd is left running: it is what the containers' shims report to.
     drop(managed);
@@ -147,17 +149,19 @@ fn make_folder(option: &str, folder: &Path) -> Result<()> {
     made.with_context(|| format!("cannot make {option} {}", folder.display()))
 }
 
-/// Takes the port without listening yet, so that one that is taken is told before anything starts.
-fn bind(address: std::net::SocketAddr) -> Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    match socket.bind(address) {
-        Ok(()) => Ok(socket),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!("{address} is in use by another program; stop that one, or choose another --listen")
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot use --listen {address}")),
-    }
+/// Who may open the unix sockets.
+fn access(config: &ServeConfig) -> Result<Access> {
+    let group = config.listen_group.as_ref().map(group_number).transpose()?;
+    Ok(Access { mode: config.listen_mode.bits(), group })
+}
+
+fn group_number(group: &config::GroupName) -> Result<u32> {
+    let name = &group.0;
+    let known = std::fs::read("/etc/group").unwrap_or_default();
+    let account = garden_init::accounts::resolve(&format!("root:{name}"), b"", &known);
+    Ok(account
+        .map_err(|_| anyhow!("--listen-group names '{name}', which /etc/group does not know; say its number"))?
+        .gid)
 }
 
 fn containerd_program(binary: Option<&Path>) -> PathBuf {
@@ -223,11 +227,10 @@ fn boot_id() -> Result<String> {
 }
 
 /// The one line on stdout that whoever started us waits for.
-fn announce(listener: &TcpListener) -> Result<()> {
-    let address = listener.local_addr()?;
+fn announce<'a>(addresses: impl Iterator<Item = &'a Address>) {
+    let addresses = addresses.map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let mut stdout = std::io::stdout().lock();
     // Nobody may be listening to what we say.
-    let _ = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
-    tracing::info!(%address, "ready");
-    Ok(())
+    let _ = writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush());
+    tracing::info!(%addresses, "ready");
 }

@@ -1,8 +1,9 @@
 //! The options of networks, as they are written and as the rest of gardend reads them.
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use gardend_controller::NetworkOptions;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use schemars::JsonSchema;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -12,43 +13,50 @@ const SMALLEST_MTU6: u32 = 1280;
 const LARGEST_MTU: i64 = 65_535;
 
 /// See the module.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, JsonSchema)]
 #[command(next_help_heading = "Network")]
+#[schemars(rename_all = "kebab-case")]
 pub struct NetworkArgs {
     /// `builtin`: links, addresses and rules of nftables; `none`: containers have their own loopback alone
-    #[arg(long = "network", env = "GARDEND_NETWORK", value_name = "builtin|none", default_value = "builtin")]
+    #[arg(long, env = "GARDEND_NETWORK", value_name = "builtin|none", default_value = "builtin")]
     network: NetworkKind,
 
     /// Where containers' addresses come from, four for each that asks for none
     #[arg(long, env = "GARDEND_NETWORK_POOL", value_name = "CIDR", default_value = "10.80.0.0/16", value_parser = parse_pool)]
+    #[schemars(with = "String")]
     network_pool: Ipv4Net,
 
     /// Where containers' IPv6 addresses come from, one for each [default: they have none]
     #[arg(long, env = "GARDEND_NETWORK_POOL_V6", value_name = "CIDR", value_parser = parse_pool6)]
+    #[schemars(with = "Option<String>")]
     network_pool_v6: Option<Ipv6Net>,
 
     /// Ports of the node that containers are given when they name none
     #[arg(long, env = "GARDEND_HOST_PORTS", value_name = "FIRST-LAST", default_value = "61001-65534", value_parser = parse_ports)]
+    #[schemars(with = "String")]
     host_ports: Ports,
 
     /// Nothing leaves a container but what its rules let out
-    #[arg(long, env = "GARDEND_DENY_BY_DEFAULT", action = ArgAction::SetTrue)]
+    #[arg(long, env = "GARDEND_DENY_BY_DEFAULT")]
     deny_by_default: bool,
 
     /// Networks that containers reach only by their rules; several times, or with commas between
-    #[arg(long = "deny-network", env = "GARDEND_DENY_NETWORK", value_name = "CIDR", value_delimiter = ',', value_parser = parse_network)]
-    deny_networks: Vec<IpNet>,
+    #[arg(long, env = "GARDEND_DENY_NETWORK", value_name = "CIDR", value_delimiter = ',', value_parser = parse_network)]
+    #[schemars(with = "Vec<String>")]
+    deny_network: Vec<IpNet>,
 
     /// Containers reach the node's own addresses
-    #[arg(long, env = "GARDEND_ALLOW_HOST_ACCESS", action = ArgAction::SetTrue)]
+    #[arg(long, env = "GARDEND_ALLOW_HOST_ACCESS")]
     allow_host_access: bool,
 
     /// Name servers of containers, in place of the node's; several times, or with commas between
-    #[arg(long = "dns-server", env = "GARDEND_DNS_SERVER", value_name = "IP", value_delimiter = ',')]
-    dns_servers: Vec<IpAddr>,
+    #[arg(long, env = "GARDEND_DNS_SERVER", value_name = "IP", value_delimiter = ',')]
+    #[schemars(with = "Vec<String>")]
+    dns_server: Vec<IpAddr>,
 
     /// The node's address as clients are told it [default: that of its way out]
     #[arg(long, env = "GARDEND_EXTERNAL_IP", value_name = "IP")]
+    #[schemars(with = "Option<String>")]
     external_ip: Option<IpAddr>,
 
     /// What containers' links carry at once, in bytes [default: what the node's way out does]
@@ -56,7 +64,8 @@ pub struct NetworkArgs {
     network_mtu: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 enum NetworkKind {
     Builtin,
     None,
@@ -111,9 +120,9 @@ impl NetworkArgs {
             pool6: self.network_pool_v6,
             ports: self.host_ports.0,
             deny_by_default: self.deny_by_default,
-            deny_networks: self.deny_networks,
+            deny_networks: self.deny_network,
             allow_host_access: self.allow_host_access,
-            dns_servers: self.dns_servers,
+            dns_servers: self.dns_server,
             external: self.external_ip,
             mtu: self.network_mtu,
         }))
