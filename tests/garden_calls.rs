@@ -176,7 +176,7 @@ async fn what_cannot_be_of_a_network_is_refused_with_the_reason() {
         ("/containers", r#"{"netin":[{"host_port":8080}]}"#, "already"),
         ("/containers/c/net/in", r#"{"host_port":70000}"#, "host_port: there is no port 70000"),
         ("/containers/c/net/in", r#"{"host_port":8080,"container_port":1}"#, "8080"),
-        ("/containers/c/net/in", "[]", "host_port"),
+        ("/containers/c/net/in", "[]", "expected an object"),
         ("/containers/c/net/out", r#"{"protocol":9}"#, "protocol: invalid protocol: 9"),
         ("/containers/c/net/out/bulk", r#"[{},{"ports":[{"start":1}]}]"#, "[1].ports: Ports cannot be specified"),
     ] {
