@@ -3,9 +3,9 @@
 mod garden_support;
 
 use garden_support::*;
-use gardend_controller::{NetworkOptions, Options};
 use gardend_controller::fake::{Call, Fault};
 use gardend_controller::ports::NodeErrorKind;
+use gardend_controller::{NetworkOptions, Options};
 use serde_json::json;
 use std::time::Duration;
 

@@ -261,6 +261,10 @@ async fn a_container_has_its_address_its_way_out_and_the_uplinks_mtu() {
     assert!(inside.said("ip route").contains("default via 10.80.1.1 dev eth0"), "{}", inside.said("ip route"));
     assert!(inside.said("ip -6 route").contains("default via fe80::1 dev eth0"), "{}", inside.said("ip -6 route"));
     assert!(said("ip", "-d link").contains("alias container-1"));
+    let (_place, mut long) = world.place(2);
+    long.handle = Handle::new("ü".repeat(500)).unwrap();
+    long.rules_out.push(RuleOut { log: true, ..RuleOut::default() });
+    world.ensure(&long).await;
     // Twice is as good as once.
     world.ensure(&wanted).await;
 }
@@ -581,6 +585,30 @@ async fn another_gardend_takes_over_what_is_there_and_removes_what_nobody_wants(
     let mut heard = [0; 5];
     far.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"still");
+}
+
+#[tokio::test]
+async fn whoever_has_an_address_next_does_not_go_on_with_its_connections() {
+    if !alone("whoever_has_an_address_next_does_not_go_on_with_its_connections") {
+        return;
+    }
+    let world = World::new(closed()).await;
+    let heard = world.outside.run(|| UdpSocket::bind((OUTSIDE, 99)).unwrap());
+    heard.set_read_timeout(Some(SHORT)).unwrap();
+    let send = |from: &Namespace| {
+        // The same two ends each time, so that it is the same connection to the kernel.
+        let _ = from.run(|| UdpSocket::bind("0.0.0.0:5000").unwrap().send_to(b"x", (OUTSIDE, 99)));
+        heard.recv_from(&mut [0; 8]).map(|(_, peer)| peer)
+    };
+    let (first, one) = world.container(1, |wanted| wanted.rules_out.push(RuleOut::default())).await;
+    let back = send(&first).unwrap();
+    // Answered, it is established.
+    world.outside.run(|| heard.send_to(b"y", back).unwrap());
+    send(&first).unwrap();
+    world.node.release(&one.container).await.unwrap();
+    drop(first);
+    let (second, _) = world.container(1, |_| ()).await;
+    assert!(send(&second).is_err());
 }
 
 #[tokio::test]

@@ -147,7 +147,8 @@ mod tests {
         let ports_in = vec![PortIn { host_port: 61001, container_port: 80 }];
         let info = Info { addresses: Some(addresses), external: Some([192, 0, 2, 1].into()), ports_in, ..info };
         let text = serde_json::to_string(&ContainerInfo::from(info)).unwrap();
-        let ips = r#""HostIP":"10.80.0.1","ContainerIP":"10.80.0.2","ContainerIPv6":"fd00::2","ExternalIP":"192.0.2.1""#;
+        let ips =
+            r#""HostIP":"10.80.0.1","ContainerIP":"10.80.0.2","ContainerIPv6":"fd00::2","ExternalIP":"192.0.2.1""#;
         assert!(text.contains(ips), "{text}");
         assert!(text.contains(r#""MappedPorts":[{"HostPort":61001,"ContainerPort":80}]"#), "{text}");
     }

@@ -99,16 +99,19 @@ impl NetOutRule {
         }
         let numbered = |name: &'static str| move |index: usize| format!("{within}{name}[{index}]");
         let networks = self.networks.iter().enumerate().map(|(at, range)| range.ends(|| numbered("networks")(at)));
+        let networks = networks.collect::<Result<Vec<_>, _>>()?;
+        let other = |(start, _): &(IpAddr, IpAddr)| match protocol {
+            RuleProtocol::Icmp => start.is_ipv6(),
+            RuleProtocol::Icmpv6 => start.is_ipv4(),
+            RuleProtocol::All | RuleProtocol::Tcp | RuleProtocol::Udp => false,
+        };
+        if let Some(index) = networks.iter().position(other) {
+            return Err(Unacceptable::field(numbered("networks")(index), format!("{name} does not go there")));
+        }
         let ports = self.ports.iter().enumerate().map(|(at, range)| range.ends(|| numbered("ports")(at)));
         let is_icmp = matches!(protocol, RuleProtocol::Icmp | RuleProtocol::Icmpv6);
         let icmp = self.icmps.filter(|_| is_icmp).map(|icmp| IcmpMatch { kind: icmp.kind, code: icmp.code });
-        Ok(RuleOut {
-            protocol,
-            networks: networks.collect::<Result<_, _>>()?,
-            ports: ports.collect::<Result<_, _>>()?,
-            icmp,
-            log: self.log,
-        })
+        Ok(RuleOut { protocol, networks, ports: ports.collect::<Result<_, _>>()?, icmp, log: self.log })
     }
 }
 
@@ -181,7 +184,8 @@ mod tests {
 
     #[test]
     fn messages_are_for_icmp_alone() {
-        let icmp = |protocol| rule(&format!(r#"{{"protocol":{protocol},"icmps":{{"type":8,"code":0}}}}"#)).unwrap().icmp;
+        let icmp =
+            |protocol| rule(&format!(r#"{{"protocol":{protocol},"icmps":{{"type":8,"code":0}}}}"#)).unwrap().icmp;
         assert_eq!(icmp(3), Some(IcmpMatch { kind: 8, code: Some(0) }));
         assert_eq!(icmp(4), Some(IcmpMatch { kind: 8, code: Some(0) }));
         assert_eq!(icmp(1), None);
@@ -198,6 +202,8 @@ mod tests {
             (r#"{"networks":[{"start":"1.1.1.1"},{}]}"#, "networks[1]: has neither start nor end"),
             (r#"{"networks":[{"start":"1.1.1.1","end":"::1"}]}"#, "networks[0]: 1.1.1.1 is of IPv4"),
             (r#"{"networks":[{"start":"1.1.1.2","end":"1.1.1.1"}]}"#, "before it starts at 1.1.1.2"),
+            (r#"{"protocol":3,"networks":[{"start":"::1"}]}"#, "networks[0]: ICMP does not go there"),
+            (r#"{"protocol":4,"networks":[{"start":"::1"},{"start":"1.1.1.1"}]}"#, "networks[1]: ICMPv6 does not"),
             (r#"{"protocol":2,"ports":[{"start":9,"end":3}]}"#, "ports[0]: ends at 3"),
             (r#"{"protocol":2,"ports":[{"start":70000}]}"#, "ports[0].start is wrong"),
         ] {

@@ -11,7 +11,7 @@ use gardend_controller::ports::{NetworkWanted, NodeError, NodeErrorKind};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
@@ -32,8 +32,8 @@ const PROTOCOL: u8 = 0x67;
 /// The second byte of the hardware addresses of a link's two ends.
 const CONTAINER: u8 = 0x67;
 const HOST: u8 = 0x68;
-/// What the kernel takes of a link's alias.
-const MAX_ALIAS: usize = 255;
+/// What the kernel takes of a link's alias, a zero at its end not counted.
+const MAX_ALIAS: usize = 254;
 
 /// How long a link may take to carry something.
 const CARRIER: Duration = Duration::from_secs(2);
@@ -78,13 +78,15 @@ impl Inside {
     }
 }
 
-/// Makes the link, or what is missing of it, and gives it the bandwidth that is asked for.
+/// Makes the link, or what is missing of it. One that is or was `limited` gets the bandwidth that is
+/// asked for.
 pub(super) fn ensure(
     route: &mut Connection,
     wanted: &NetworkWanted,
     link: &str,
     inside: &Inside,
     mtu: u32,
+    limited: bool,
 ) -> Result<(), NodeError> {
     let at = |what: &'static str| {
         move |error: io::Error| {
@@ -102,8 +104,10 @@ pub(super) fn ensure(
     within(&mut there, wanted, eth0).map_err(at("setting up the container's end of the link of"))?;
     for (connection, index) in [(&mut *route, index), (&mut there, eth0)] {
         wait_for_carrier(connection, index).map_err(at("waiting for the link of"))?;
-        bandwidth::set(connection, index, wanted.bandwidth_rate, wanted.bandwidth_burst, mtu)
-            .map_err(at("limiting the bandwidth of"))?;
+        if limited {
+            bandwidth::set(connection, index, wanted.bandwidth_rate, wanted.bandwidth_burst, mtu)
+                .map_err(at("limiting the bandwidth of"))?;
+        }
     }
     Ok(())
 }
@@ -304,7 +308,7 @@ pub(super) fn index_of(link: &str) -> Option<u32> {
 fn wait_for_carrier(connection: &mut Connection, index: u32) -> io::Result<()> {
     let deadline = Instant::now() + CARRIER;
     loop {
-        let mut request = LinkMessage::default();
+        let mut request = question();
         request.header.index = index;
         let found = connection.ask(RouteNetlinkMessage::GetLink(request))?;
         let RouteNetlinkMessage::NewLink(link) = found else { return Err(io::ErrorKind::InvalidData.into()) };
@@ -318,8 +322,15 @@ fn wait_for_carrier(connection: &mut Connection, index: u32) -> io::Result<()> {
     }
 }
 
+/// What links are, without what they have carried.
+fn question() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}
+
 fn find(connection: &mut Connection, name: &str) -> io::Result<Option<u32>> {
-    let mut request = LinkMessage::default();
+    let mut request = question();
     request.attributes.push(LinkAttribute::IfName(name.to_owned()));
     match connection.ask(RouteNetlinkMessage::GetLink(request)) {
         Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link.header.index)),
@@ -331,7 +342,7 @@ fn find(connection: &mut Connection, name: &str) -> io::Result<Option<u32>> {
 
 /// Our links on the host, by name.
 pub(super) fn list(route: &mut Connection, prefix: &str) -> io::Result<BTreeMap<String, u32>> {
-    let found = route.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let found = route.dump(RouteNetlinkMessage::GetLink(question()))?;
     let ours = |found| {
         let RouteNetlinkMessage::NewLink(link) = found else { return None };
         let name = link.attributes.into_iter().find_map(|attribute| match attribute {

@@ -10,6 +10,7 @@
 //! forwarded. Work on the kernel runs on threads for blocking work, one change after the other.
 
 mod bandwidth;
+mod connections;
 mod elements;
 mod links;
 mod names;
@@ -79,6 +80,7 @@ impl NetworkNode {
         let state = State {
             route: Connection::route()?,
             table: Table::open(names.table())?,
+            netfilter: Connection::netfilter()?,
             priority: Priority::of(&owner),
             names,
             folders,
@@ -227,6 +229,8 @@ struct State {
     priority: Priority,
     route: Connection,
     table: Table,
+    /// For what is no table's.
+    netfilter: Connection,
     /// Of the table's own rules when they were made last.
     base: Option<[u8; 32]>,
     known: BTreeMap<ContainerUid, NetworkWanted>,
@@ -245,7 +249,9 @@ impl State {
         if !self.in_pools(&wanted) {
             self.guard(Some(&wanted))?;
         }
-        links::ensure(&mut self.route, &wanted, &link, &inside, mtu)?;
+        let was_limited = self.known.get(&wanted.container).is_some_and(|before| before.bandwidth_rate > 0);
+        let limited = was_limited || wanted.bandwidth_rate > 0;
+        links::ensure(&mut self.route, &wanted, &link, &inside, mtu, limited)?;
         let before = self.known.insert(wanted.container.clone(), wanted.clone());
         let changed = self.change(before.as_ref(), Some(&wanted));
         if let Some(before) = before.filter(|before| before.sandbox != wanted.sandbox) {
@@ -258,6 +264,14 @@ impl State {
         let Some(before) = self.known.get(container).cloned() else { return Ok(()) };
         self.change(Some(&before), None)?;
         self.known.remove(container);
+        let addresses = &before.addresses;
+        for address in [Some(addresses.address.into()), addresses.ipv6.map(IpAddr::from)].into_iter().flatten() {
+            match connections::forget(&mut self.netfilter, address) {
+                Ok(0) => {}
+                Ok(forgotten) => tracing::debug!(%address, forgotten, "connections of a container are forgotten"),
+                Err(error) => tracing::warn!(%address, %error, "connections of a container are not forgotten"),
+            }
+        }
         if self.in_pools(&before) { Ok(()) } else { self.guard(None) }
     }
 
@@ -306,7 +320,7 @@ impl State {
         let inside = links::Inside::of(&folder).map_err(attempting("looking for a place's network"))?;
         let Some(inside) = inside else { return Ok(()) };
         let mtu = self.mtu()?;
-        links::ensure(&mut self.route, wanted, link, &inside, mtu)
+        links::ensure(&mut self.route, wanted, link, &inside, mtu, wanted.bandwidth_rate > 0)
     }
 
     /// One container's part of the table becomes another, in one transaction.
