@@ -538,7 +538,7 @@ async fn without_our_table_nothing_passes_until_it_is_put_back_and_connections_g
         format!("flush chain {table} forward"),
         format!("flush chain {table} out_{}", wanted.container),
         format!("add rule {table} out_{} drop", wanted.container),
-        format!("flush set {table} sources4"),
+        format!("flush map {table} sources4"),
     ] {
         let status = Command::new("nft").arg(&damage).status().unwrap();
         assert!(status.success(), "{damage}");

@@ -2,6 +2,7 @@
 
 use super::names;
 use gardend_controller::ports::NetworkWanted;
+use gardend_controller::record::SandboxId;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// IFNAMSIZ.
@@ -43,8 +44,13 @@ pub(super) fn of(wanted: &NetworkWanted, link: &str) -> Vec<Element> {
     let name = link_key(link);
     let address = addresses.address.octets();
     let set = |set, key: Vec<u8>| Element { set, key, end: None, value: Value::None };
-    let mut elements =
-        vec![set("sources4", [name.as_slice(), &address].concat()), set("containers4", address.to_vec())];
+    let source = |set, address: &[u8]| Element {
+        set,
+        key: [name.as_slice(), address].concat(),
+        end: None,
+        value: Value::Bytes(zone(&wanted.sandbox).to_ne_bytes().to_vec()),
+    };
+    let mut elements = vec![source("sources4", &address), set("containers4", address.to_vec())];
     // One of four addresses has no peer: of the others, one is the gateway's.
     if addresses.subnet.prefix_len() < 30 {
         let ends = [addresses.subnet.network(), addresses.subnet.broadcast()];
@@ -56,7 +62,7 @@ pub(super) fn of(wanted: &NetworkWanted, link: &str) -> Vec<Element> {
         elements.push(Element { set: "outlets", key: name.clone(), end: None, value });
     }
     if let Some(ipv6) = addresses.ipv6 {
-        elements.push(set("sources6", [name.as_slice(), &ipv6.octets()].concat()));
+        elements.push(source("sources6", &ipv6.octets()));
         elements.push(set("containers6", ipv6.octets().to_vec()));
     }
     for port in &wanted.ports_in {
@@ -71,6 +77,13 @@ pub(super) fn of(wanted: &NetworkWanted, link: &str) -> Vec<Element> {
         }
     }
     elements
+}
+
+/// The zone of connections that begin in a place: one of 65,535, by chance, since what counts is that the
+/// next with the same address has another. 0 is everybody's.
+fn zone(sandbox: &SandboxId) -> u16 {
+    let digits = sandbox.as_str().get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok());
+    digits.unwrap_or_default().max(1)
 }
 
 fn link_key(link: &str) -> Vec<u8> {
@@ -99,7 +112,7 @@ fn port_field(port: u16) -> [u8; 4] {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use gardend_controller::record::{Addresses, ContainerUid, Handle, PortIn, RuleOut, SandboxId};
+    use gardend_controller::record::{Addresses, ContainerUid, Handle, PortIn, RuleOut};
 
     pub fn wanted() -> NetworkWanted {
         NetworkWanted {

@@ -10,7 +10,6 @@
 //! forwarded. Work on the kernel runs on threads for blocking work, one change after the other.
 
 mod bandwidth;
-mod connections;
 mod elements;
 mod links;
 mod names;
@@ -37,7 +36,7 @@ pub use resolver::Resolver;
 pub(crate) use resolver::own_name;
 use routing::Priority;
 pub use routing::Uplink;
-use rules::Rows;
+use rules::{Rows, Stamp};
 pub use ruleset::Policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -80,7 +79,6 @@ impl NetworkNode {
         let state = State {
             route: Connection::route()?,
             table: Table::open(names.table())?,
-            netfilter: Connection::netfilter()?,
             priority: Priority::of(&owner),
             names,
             folders,
@@ -229,8 +227,6 @@ struct State {
     priority: Priority,
     route: Connection,
     table: Table,
-    /// For what is no table's.
-    netfilter: Connection,
     /// Of the table's own rules when they were made last.
     base: Option<[u8; 32]>,
     known: BTreeMap<ContainerUid, NetworkWanted>,
@@ -264,14 +260,6 @@ impl State {
         let Some(before) = self.known.get(container).cloned() else { return Ok(()) };
         self.change(Some(&before), None)?;
         self.known.remove(container);
-        let addresses = &before.addresses;
-        for address in [Some(addresses.address.into()), addresses.ipv6.map(IpAddr::from)].into_iter().flatten() {
-            match connections::forget(&mut self.netfilter, address) {
-                Ok(0) => {}
-                Ok(forgotten) => tracing::debug!(%address, forgotten, "connections of a container are forgotten"),
-                Err(error) => tracing::warn!(%address, %error, "connections of a container are not forgotten"),
-            }
-        }
         if self.in_pools(&before) { Ok(()) } else { self.guard(None) }
     }
 
@@ -327,19 +315,18 @@ impl State {
     fn change(&mut self, before: Option<&NetworkWanted>, after: Option<&NetworkWanted>) -> Result<(), NodeError> {
         let before_elements = before.map(|wanted| self.elements(wanted)).unwrap_or_default();
         let after_elements = after.map(|wanted| self.elements(wanted)).unwrap_or_default();
-        let before_rows = before.and_then(|wanted| self.rows(wanted));
-        let after_rows = after.and_then(|wanted| self.rows(wanted));
+        let before_chain = before.and_then(|wanted| self.chain(wanted));
+        let after_chain = after.and_then(|wanted| self.chain(wanted));
+        let written = after.filter(|_| after_chain != before_chain).and_then(|wanted| self.rows(wanted));
         let mut change = Change {
             gone: before_elements.difference(&after_elements).collect(),
             new: after_elements.difference(&before_elements).collect(),
             ..Change::default()
         };
-        match (&before_rows, &after_rows) {
-            (Some((chain, _)), None) => change.chains_gone.push(chain),
-            (Some((_, old)), Some((_, new))) if old.stamp == new.stamp => {}
-            (_, Some((chain, rows))) => change.chains.push((chain, rows)),
-            (None, None) => {}
+        if let (Some((chain, _)), None) = (&before_chain, &after_chain) {
+            change.chains_gone.push(chain);
         }
+        change.chains.extend(written.iter().map(|(chain, rows)| (chain.as_str(), rows)));
         match self.table.change(change) {
             Ok(()) => Ok(()),
             Err(refused) => {
@@ -378,13 +365,16 @@ impl State {
         let Some(found) = found else {
             return Err(NodeError::new(NodeErrorKind::Failed, "the table of nftables is gone as soon as it is made"));
         };
-        let rows: Vec<(String, Rows)> = self.known.values().filter_map(|wanted| self.rows(wanted)).collect();
         let shall = Content {
             elements: self.known.values().flat_map(|wanted| self.elements(wanted)).collect(),
-            chains: rows.iter().map(|(chain, rows)| (chain.clone(), table::stamp(rows))).collect(),
+            chains: self.known.values().filter_map(|wanted| self.chain(wanted)).collect(),
         };
         let is = found.content;
-        let other = |chain: &String| is.chains.get(chain) != shall.chains.get(chain);
+        let other = |wanted: &&NetworkWanted| {
+            let chain = names::chain(&wanted.container);
+            is.chains.get(&chain) != shall.chains.get(&chain)
+        };
+        let rows: Vec<_> = self.known.values().filter(other).filter_map(|wanted| self.rows(wanted)).collect();
         let change = Change {
             gone: is.elements.difference(&shall.elements).collect(),
             chains_gone: is
@@ -393,7 +383,7 @@ impl State {
                 .filter(|chain| !shall.chains.contains_key(*chain))
                 .map(String::as_str)
                 .collect(),
-            chains: rows.iter().filter(|(chain, _)| other(chain)).map(|(chain, rows)| (chain.as_str(), rows)).collect(),
+            chains: rows.iter().map(|(chain, rows)| (chain.as_str(), rows)).collect(),
             new: shall.elements.difference(&is.elements).collect(),
         };
         self.table.change(change).map_err(|refused| attempting("changing the table of nftables")(refused.error))
@@ -403,7 +393,13 @@ impl State {
         elements::of(wanted, &self.names.link(&wanted.sandbox)).into_iter().collect()
     }
 
-    /// The chain of a container that has rules.
+    /// The chain of a container that has rules, by the stamp of what it holds.
+    fn chain(&self, wanted: &NetworkWanted) -> Option<(String, Stamp)> {
+        let stamp = || rules::stamp(&wanted.rules_out, &wanted.handle, self.names.prefix());
+        (!wanted.rules_out.is_empty()).then(|| (names::chain(&wanted.container), stamp()))
+    }
+
+    /// The chain of a container that has rules, with what it holds.
     fn rows(&self, wanted: &NetworkWanted) -> Option<(String, Rows)> {
         let rows = || rules::rows(&wanted.rules_out, &wanted.handle, self.names.prefix());
         (!wanted.rules_out.is_empty()).then(|| (names::chain(&wanted.container), rows()))

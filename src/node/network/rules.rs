@@ -27,6 +27,10 @@ const TRANSPORT_HEADER: u32 = 2;
 const LOG_PREFIX: u16 = 2;
 const ACCEPT: u32 = 1;
 
+/// Another whenever [`rows`] makes something else of the same rules, so that chains of an older gardend
+/// are known by their stamp.
+const ENCODING: u8 = 1;
+
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 const TCP: u8 = 6;
@@ -42,16 +46,20 @@ pub(super) struct Row {
     pub expressions: Vec<Expression>,
 }
 
-/// The rows of a container's chain, and a stamp by which a chain in the kernel is known to hold them.
+/// By which a chain in the kernel is known to hold what it shall: what was asked for, and how many rows
+/// it comes to.
+pub(super) type Stamp = ([u8; 8], usize);
+
+/// The rows of a container's chain.
 #[derive(Clone, Debug)]
 pub(super) struct Rows {
     pub rows: Vec<Row>,
-    pub stamp: [u8; 8],
+    pub stamp: Stamp,
 }
 
 /// Refuses what would come to too many rows.
 pub(super) fn check(rules: &[RuleOut]) -> Result<(), NodeError> {
-    let rows: usize = rules.iter().map(count).fold(0, usize::saturating_add);
+    let rows = count_all(rules);
     if rows > MAX_ROWS {
         let message = format!(
             "the rules name {rows} pairs of a network and a range of ports; one container can have {MAX_ROWS}: join ranges, or leave some out"
@@ -59,6 +67,10 @@ pub(super) fn check(rules: &[RuleOut]) -> Result<(), NodeError> {
         return Err(NodeError::new(NodeErrorKind::Invalid, message));
     }
     Ok(())
+}
+
+fn count_all(rules: &[RuleOut]) -> usize {
+    rules.iter().map(count).fold(0, usize::saturating_add)
 }
 
 fn count(rule: &RuleOut) -> usize {
@@ -78,12 +90,15 @@ pub(super) fn rows(rules: &[RuleOut], handle: &Handle, links: &str) -> Rows {
             }
         }
     }
+    Rows { rows, stamp: stamp(rules, handle, links) }
+}
+
+/// The stamp of what [`rows`] makes of the same, without making it.
+pub(super) fn stamp(rules: &[RuleOut], handle: &Handle, links: &str) -> Stamp {
     let mut hash = Sha256::new();
-    for row in &rows {
-        hash.update(format!("{:?}", row.expressions));
-    }
-    let stamp = hash.finalize()[..8].try_into().unwrap_or_default();
-    Rows { rows, stamp }
+    hash.update([ENCODING]);
+    hash.update(format!("{rules:?}\n{handle}\n{links}"));
+    (hash.finalize()[..8].try_into().unwrap_or_default(), count_all(rules))
 }
 
 fn some_or_none<T: Copy>(items: &[T]) -> Vec<Option<T>> {
@@ -219,7 +234,8 @@ mod tests {
             ..RuleOut::default()
         };
         assert_eq!(of(std::slice::from_ref(&rule)).rows.len(), 6);
-        assert_eq!(of(&[RuleOut::default(), rule]).rows.len(), 7);
+        let two = of(&[RuleOut::default(), rule]);
+        assert_eq!((two.rows.len(), two.stamp.1), (7, 7));
     }
 
     #[test]

@@ -10,6 +10,9 @@
 //!   postrouting leave    out of the node in the node's name
 //! ```
 //!
+//! What a container begins is kept track of in a zone of its place's own, so that whoever has its address
+//! next does not go on with its connections.
+//!
 //! No rule here names a container: those are elements of the sets, and a chain of its own for the
 //! rules that a client asked for. Other tables are not looked at. What this table accepts, another
 //! may still drop.
@@ -60,8 +63,10 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
     let mut rule = |chain: &str, words: &str| line(&format!("add rule {table} {chain} {words}"));
 
     rule("guard", &format!("iifname != {ours} accept"));
-    rule("guard", &format!("iifname . ip saddr @sources4 meta mark set meta mark | {MARK:#x} accept"));
-    rule("guard", &format!("iifname . ip6 saddr @sources6 meta mark set meta mark | {MARK:#x} accept"));
+    for (family, sources) in [("ip", "sources4"), ("ip6", "sources6")] {
+        let zone = format!("ct original zone set iifname . {family} saddr map @{sources}");
+        rule("guard", &format!("{zone} meta mark set meta mark | {MARK:#x} accept"));
+    }
     rule("guard", &format!("ip6 hoplimit 255 icmpv6 type {NEIGHBOURS} accept"));
     rule("guard", "drop");
 
@@ -113,8 +118,8 @@ const NEIGHBOURS: &str = "{ nd-neighbor-solicit, nd-neighbor-advert }";
 
 /// Sets and maps by kind, name and definition. [`super::elements`] says what is in them.
 const SETS: [(&str, &str, &str); 8] = [
-    ("set", "sources4", "type ifname . ipv4_addr;"),
-    ("set", "sources6", "type ifname . ipv6_addr;"),
+    ("map", "sources4", "typeof iifname . ip saddr : ct zone;"),
+    ("map", "sources6", "typeof iifname . ip6 saddr : ct zone;"),
     ("set", "containers4", "type ipv4_addr;"),
     ("set", "containers6", "type ipv6_addr;"),
     ("set", "peers4", "type ipv4_addr . ipv4_addr; flags interval;"),

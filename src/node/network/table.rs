@@ -7,7 +7,7 @@
 use super::elements::{Element, SETS, Value};
 use super::names::CHAIN_PREFIX;
 use super::netlink::{Connection, Refused};
-use super::rules::Rows;
+use super::rules::{Rows, Stamp};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, Nla};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
@@ -32,14 +32,6 @@ pub(super) struct Content {
     pub elements: BTreeSet<Element>,
     /// The stamp of each container's chain, by the chain's name.
     pub chains: BTreeMap<String, Stamp>,
-}
-
-/// Says what a chain holds: the stamp of its rows, and how many there are.
-pub(super) type Stamp = ([u8; 8], usize);
-
-/// What a chain shall hold.
-pub(super) fn stamp(rows: &Rows) -> Stamp {
-    (rows.stamp, rows.rows.len())
 }
 
 /// The table as it was found.
@@ -136,7 +128,7 @@ impl Table {
     /// Makes the changes, all or none.
     pub fn change(&mut self, change: Change<'_>) -> Result<(), Refused> {
         let mut messages = Vec::new();
-        self.elements(&mut messages, change.gone, |list| NfTablesMessage::DeleteSetElement(list), 0);
+        self.elements(&mut messages, change.gone, NfTablesMessage::DeleteSetElement, 0);
         for chain in change.chains_gone {
             messages.push((self.flush(chain), 0));
             messages.push((message(NfTablesMessage::DeleteChain(self.chain(chain))), 0));
@@ -149,12 +141,12 @@ impl Table {
                     RuleAttribute::Table(self.name.clone()),
                     RuleAttribute::Chain(chain.to_owned()),
                     RuleAttribute::Expressions(row.expressions.clone()),
-                    RuleAttribute::UserData(rows.stamp.to_vec()),
+                    RuleAttribute::UserData(rows.stamp.0.to_vec()),
                 ];
                 (message(NfTablesMessage::NewRule(RuleMessage { attributes })), NLM_F_CREATE | APPEND)
             }));
         }
-        self.elements(&mut messages, change.new, |list| NfTablesMessage::NewSetElement(list), NLM_F_CREATE);
+        self.elements(&mut messages, change.new, NfTablesMessage::NewSetElement, NLM_F_CREATE);
         self.connection.transact(messages)
     }
 
