@@ -148,6 +148,15 @@ func TestPortsIn(t *testing.T) {
 		_, _, err = other.NetIn(7109, 80)
 		must(t, err)
 	})
+	behaviour(t, "a port that leads there already is answered as it is", func(t *testing.T) {
+		container := create(t, networked(t))
+		for range 2 {
+			host, inside, err := container.NetIn(7112, 80)
+			must(t, err)
+			equal(t, "ports", fmt.Sprint(host, inside), "7112 80")
+		}
+		equal(t, "ports", mapped(t, container), "7112:80")
+	})
 	behaviour(t, "a port that a program on the node listens on is refused", func(t *testing.T) {
 		listener, err := net.Listen("tcp", ":0")
 		must(t, err)
