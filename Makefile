@@ -4,6 +4,7 @@
 # make bench  what a Garden client waits for, beside the bare containerd's own cost
 # make soak   the kills of tests/faults a thousand times over
 # make crds   the custom resource definitions, printed anew into crds/
+# make docs   docs/configuration.md and its schema, printed anew from the options
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -25,7 +26,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-go test-v2 lint bench soak crds setup tools FORCE
+.PHONY: run build test test-rust test-go test-v2 lint bench soak crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -71,6 +72,7 @@ lint: setup go.work
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	scripts/check-dependencies.sh
 	scripts/check-go.sh
+	scripts/generate-docs.sh --check
 	for script in scripts/*.sh .ci/run; do bash -n "$$script"; done
 
 bench: tools go.work
@@ -85,5 +87,8 @@ soak: tools
 
 crds:
 	cargo run --locked --quiet --package gardend-crds
+
+docs:
+	scripts/generate-docs.sh
 
 FORCE:

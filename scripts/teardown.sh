@@ -85,21 +85,17 @@ done
 
 # What this gardend has in the network that it ran in, by the names and numbers of src/node/network (names.rs,
 # routing.rs): links, which went with their containers as a rule, its table, its rules of routing.
-network() {
-  local link family priority
-  command -v ip >/dev/null && command -v nft >/dev/null || return 0
+if command -v ip >/dev/null && command -v nft >/dev/null; then
   for link in $(ip -o link show | awk -F'[ :@]+' '{ print $2 }' | grep "^gd${owner:0:4}"); do ip link del "$link" 2>/dev/null; done
   ! nft list table inet "gardend_$owner" >/dev/null 2>&1 || nft delete table inet "gardend_$owner"
-  priority=$((10000 + 16#${owner:0:8} % 5000 * 3))
+  first=$((10000 + 16#${owner:0:8} % 5000 * 3))
   for family in -4 -6; do
     # That which others lead to goes last.
-    for priority in $priority $((priority + 1)) $((priority + 2)); do
+    for priority in $first $((first + 1)) $((first + 2)); do
       while ip $family rule del pref $priority 2>/dev/null; do :; done
     done
-    priority=$((priority - 2))
   done
-}
-network
+fi
 
 # Mounts below the two folders, the latest first.
 awk '{print $5}' /proc/self/mountinfo | tac | while read -r point; do

@@ -23,10 +23,11 @@ fn main() -> ExitCode {
     };
     let status = match cli.command {
         Command::Client(command) => runtime.block_on(cli::run_client(command, cli.globals)),
-        Command::Serve(args) => match runtime.block_on(serve::serve(*args)) {
+        Command::Serve(args) => match runtime.block_on(serve::serve(args.options)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),
         },
+        Command::Config(args) => cli::config::config(args),
         Command::Check(args) => match runtime.block_on(run_check(*args)) {
             Ok(status) => status,
             Err(error) => failed(&error),

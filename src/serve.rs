@@ -4,9 +4,10 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
-use anyhow::{Context, Result, bail};
-use gardend::config::{self, ServeArgs, ServeConfig};
+use anyhow::{Context, Result, anyhow, bail};
+use gardend::config::{self, NetworkConfig, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
+use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
@@ -14,25 +15,27 @@ use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
 use gardend::node::mount::{self, MountNode};
 use gardend::node::network::none::NoNetwork;
+use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
+use gardend_controller::ports::Network;
 use gardend_controller::{Controller, Node, Options};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
-
 /// Serves until told to stop.
-pub async fn serve(args: ServeArgs) -> Result<()> {
-    let config = args.validate()?;
+pub async fn serve(sources: Sources) -> Result<()> {
+    let file = sources.file().map(Path::to_owned);
+    let config = sources.validate()?;
     telemetry::init(&config.log_filter, config.log_format)?;
+    if let Some(file) = file {
+        tracing::info!(file = %file.display(), "options are read from a configuration file");
+    }
     require_root()?;
     process::raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -41,7 +44,8 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
-    let port = bind(config.listen)?;
+    let access = access(&config)?;
+    let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
     ids::settle(&folders, &config.id_map)?;
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
 
@@ -69,6 +73,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
+        resolver: resolver(config.network.as_ref()),
         ..mount::Options::default()
     };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
@@ -89,13 +94,13 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
-        network: Arc::new(NoNetwork),
+        network: network(config.network.as_ref(), &folders)?,
         metrics: Arc::new(resources),
     };
-    let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;
+    let controller = Controller::start(options(&config, &folders)?, ledger, node, &boot_id()?).await?;
 
-    let listener = port.listen(BACKLOG).with_context(|| format!("cannot listen on {}", config.listen))?;
-    announce(&listener)?;
+    let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
+    announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
     let garden = Garden::new(controller.clone(), machine);
     let told_to_stop = async {
@@ -105,7 +110,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
         }
     };
-    garden::serve(listener, garden, told_to_stop).await;
+    garden::serve(listeners, garden, told_to_stop).await;
     controller.shutdown().await;
     // A managed containerd is left running: it is what the containers' shims report to.
     drop(managed);
@@ -126,7 +131,8 @@ fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, run
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };
-    Subject { folders: folders.clone(), containerd, socket, runtime }
+    let network = config.network.as_ref().map(policy);
+    Subject { folders: folders.clone(), containerd, socket, runtime, network }
 }
 
 fn require_root() -> Result<()> {
@@ -143,17 +149,19 @@ fn make_folder(option: &str, folder: &Path) -> Result<()> {
     made.with_context(|| format!("cannot make {option} {}", folder.display()))
 }
 
-/// Takes the port without listening yet, so that one that is taken is told before anything starts.
-fn bind(address: std::net::SocketAddr) -> Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    match socket.bind(address) {
-        Ok(()) => Ok(socket),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!("{address} is in use by another program; stop that one, or choose another --listen")
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot use --listen {address}")),
-    }
+/// Who may open the unix sockets.
+fn access(config: &ServeConfig) -> Result<Access> {
+    let group = config.listen_group.as_ref().map(group_number).transpose()?;
+    Ok(Access { mode: config.listen_mode.bits(), group })
+}
+
+fn group_number(group: &config::GroupName) -> Result<u32> {
+    let name = &group.0;
+    let known = std::fs::read("/etc/group").unwrap_or_default();
+    let account = garden_init::accounts::resolve(&format!("root:{name}"), b"", &known);
+    Ok(account
+        .map_err(|_| anyhow!("--listen-group names '{name}', which /etc/group does not know; say its number"))?
+        .gid)
 }
 
 fn containerd_program(binary: Option<&Path>) -> PathBuf {
@@ -172,15 +180,44 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
     bail!("this node cannot serve: {}", failures.join("; "))
 }
 
-fn options(config: &ServeConfig, folders: &Folders) -> Options {
-    Options {
+fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
+    let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
+    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu };
+    Ok(Arc::new(NetworkNode::open(folders.clone(), options).context("cannot prepare containers' networks")?))
+}
+
+fn policy(config: &NetworkConfig) -> Policy {
+    Policy {
+        deny_by_default: config.deny_by_default,
+        deny_networks: config.deny_networks.clone(),
+        allow_host_access: config.allow_host_access,
+    }
+}
+
+fn resolver(config: Option<&NetworkConfig>) -> Resolver {
+    config.map_or_else(Resolver::default, |config| Resolver {
+        servers: config.dns_servers.clone(),
+        deny_by_default: config.deny_by_default,
+    })
+}
+
+fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
+    let network = match &config.network {
+        Some(network) => {
+            let own = network::uplink().context("cannot look for the node's way out")?.address;
+            Some(network.options(own.map(Into::into)))
+        }
+        None => None,
+    };
+    Ok(Options {
         max_containers: config.max_containers.get(),
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
         places: folders.places(),
         detach_grace: config.detach_grace,
+        network,
         ..Options::default()
-    }
+    })
 }
 
 fn boot_id() -> Result<String> {
@@ -190,11 +227,10 @@ fn boot_id() -> Result<String> {
 }
 
 /// The one line on stdout that whoever started us waits for.
-fn announce(listener: &TcpListener) -> Result<()> {
-    let address = listener.local_addr()?;
+fn announce<'a>(addresses: impl Iterator<Item = &'a Address>) {
+    let addresses = addresses.map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let mut stdout = std::io::stdout().lock();
     // Nobody may be listening to what we say.
-    let _ = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
-    tracing::info!(%address, "ready");
-    Ok(())
+    let _ = writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush());
+    tracing::info!(%addresses, "ready");
 }

@@ -233,3 +233,52 @@ fn containers_come_stay_and_go() {
     assert_eq!(node.said(&["rm", "--all"]).stdout, "box\nother\n");
     assert_eq!(node.said(&["ls", "-q"]).stdout, "");
 }
+
+#[test]
+fn a_unix_socket_serves_as_a_port_does_and_comes_and_goes_with_gardend() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("garden.sock");
+    let address = format!("unix://{}", socket.display());
+    let mut server = Server::start(&["--listen", &address, "--listen-mode", "0640", "--listen-group", "7"]);
+    let found = std::fs::metadata(&socket).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!((found.mode() & 0o777, found.gid()), (0o640, 7));
+    let rootfs = rootfs::unprivileged(&server.scratch().join("rootfs")).to_str().unwrap().to_owned();
+    let over_socket = |args: &[&str]| finished(gardend_at(&address, args));
+    assert_eq!(over_socket(&["create", "box", "--rootfs", &rootfs]).stdout, "box\n");
+
+    // As much as a pipe never holds, by splice, to the byte.
+    let mut big = gardend_at(&address, &["run", "box", "--", "sh", "-c", "yes 0123456789 | head -n 20000000"]);
+    let mut big = big.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = big.stdout.take().unwrap();
+    let (mut total, mut buffer) = (0_usize, vec![0; 1 << 20]);
+    while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+        let line = |at: usize| b"0123456789\n"[(total + at) % 11];
+        assert!(buffer[..length].iter().enumerate().all(|(at, byte)| *byte == line(at)), "after {total} bytes");
+        total += length;
+    }
+    assert_eq!((total, outcome(big).status), (220_000_000, 0));
+
+    let mut shell = OnTerminal::start(gardend_at(&address, &["shell", "box"]));
+    shell.wait_to_be_raw();
+    shell.type_keys(b"memory=elephant; echo re'ady'\n");
+    shell.wait_to_show("ready");
+    // One that was killed leaves its socket, which the next one replaces.
+    server.kill();
+    assert!(socket.exists());
+    server.restart();
+    cli_support::eventually("the shell answers", || {
+        shell.type_keys(b"echo an $memory\n");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        shell.shown().contains("an elephant").then_some(())
+    });
+    shell.type_keys(b"exit 3\n");
+    assert_eq!(shell.finish().status, 3);
+
+    // A second one on the same socket is told so before it starts anything.
+    let second = Server::new(&["--listen", &address]);
+    let (status, said) = second.refused();
+    assert!(!status.success() && said.contains("garden.sock is in use by another program"), "{said}");
+    assert!(server.terminate().0.success());
+    assert!(!socket.exists());
+}

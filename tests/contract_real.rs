@@ -10,11 +10,11 @@ mod rootfs;
 use containerd::{Cleanup, Host, assert_nothing_left, folder, folders, pairs, places, remove_all};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::mount::{self, MountNode};
-use gardend::node::network::none::NoNetwork;
+use gardend::node::network::{self, NetworkNode};
 use gardend::node::process::{self, ProcessNode};
 use gardend_controller::Node;
-use gardend_controller::contract::{Contract, Programs, check_all};
-use gardend_controller::record::{ContainerSpec, ProcessSpec, RootfsSource};
+use gardend_controller::contract::{Contract, NetworkChecks, Programs, check_all};
+use gardend_controller::record::{Addresses, ContainerSpec, ProcessSpec, RootfsSource};
 use std::sync::Arc;
 
 fn shell(script: &str, arguments: &[&str]) -> ProcessSpec {
@@ -30,6 +30,21 @@ fn programs() -> Programs {
         sleep: || shell("exec sleep 1000", &[]),
         stubborn: || shell("trap '' TERM; exec sleep 1000", &[]),
     }
+}
+
+fn network_checks() -> NetworkChecks {
+    // The checks make ports of the last number of each.
+    let addresses = [0, 4].map(|first| Addresses {
+        address: [10, 80, 1, first + 2].into(),
+        subnet: format!("10.80.1.{first}/30").parse().unwrap(),
+        gateway: [10, 80, 1, first + 1].into(),
+        ipv6: None,
+    });
+    let occupy = || {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        (listener.local_addr().unwrap().port(), Box::new(listener) as _)
+    };
+    NetworkChecks { addresses, occupy: Box::new(occupy) }
 }
 
 #[test]
@@ -55,11 +70,12 @@ fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
                 streams: Arc::new(processes.clone()),
                 files: Arc::new(processes),
                 resources: Arc::new(resources.clone()),
-                network: Arc::new(NoNetwork),
+                network: Arc::new(NetworkNode::open(folders.clone(), network::Options::default()).unwrap()),
                 metrics: Arc::new(resources),
             };
             let of = |path| ContainerSpec { rootfs: RootfsSource::Raw(path), ..ContainerSpec::default() };
             let contract = Contract::new(node, of(root), of("/no/such/folder".into()), programs());
+            let contract = contract.with_network(network_checks());
             check_all(&contract).await;
             remove_all(&sandboxes).await;
         });

@@ -4,13 +4,16 @@
 //! Each check is a function of a [`Contract`]; it panics where a promise is broken, and leaves
 //! nothing behind where none is. [`check_all`] runs them one after the other.
 
+mod network;
+
 use crate::options::Node;
 use crate::ports::{
     FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal, SpawnError,
 };
 use crate::record::{
-    ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, ProcessSpec, ProcessUid, SandboxId, SandboxKind,
+    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, Limits, ProcessSpec, ProcessUid, SandboxId, SandboxKind,
 };
+pub use network::NetworkChecks;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -46,13 +49,20 @@ pub struct Contract {
     pub impossible: ContainerSpec,
     /// What runs in it.
     pub programs: Programs,
+    /// What networks are tried with; `None`: this node makes none.
+    pub network: Option<NetworkChecks>,
 }
 
 impl Contract {
     /// Takes the events of `node`, which nobody has taken before.
     pub fn new(node: Node, spec: ContainerSpec, impossible: ContainerSpec, programs: Programs) -> Self {
         let events = tokio::sync::Mutex::new(node.processes.events());
-        Self { node, events, spec, impossible, programs }
+        Self { node, events, spec, impossible, programs, network: None }
+    }
+
+    /// With networks.
+    pub fn with_network(self, network: NetworkChecks) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// The event that `wanted` is looking for; others are passed over.
@@ -80,13 +90,24 @@ impl Contract {
 
     /// A furnished and connected place.
     async fn place(&self) -> Place<'_> {
-        let (id, uid) = (SandboxId::generate(), ContainerUid::generate());
+        self.place_of(ContainerUid::generate(), None).await
+    }
+
+    /// The place of a container, with its network where it has addresses.
+    async fn place_of(&self, uid: ContainerUid, addresses: Option<&Addresses>) -> Place<'_> {
+        let id = SandboxId::generate();
         let handle = Handle::new(format!("contract-{uid}")).expect("a handle");
         let kind = SandboxKind::of(&self.spec);
         self.node.sandboxes.ensure(&id, kind).await.expect("a place is made");
-        self.node.rootfs.furnish(&id, &uid, &handle, &self.spec, None).await.expect("it is furnished");
-        assert_eq!(self.node.processes.connect(&id).await.expect("its init answers"), []);
-        Place { contract: self, id, uid, handle }
+        let place = Place { contract: self, id, uid, handle };
+        let network = addresses.map(|addresses| place.network(addresses));
+        let furnished = self.node.rootfs.furnish(&place.id, &place.uid, &place.handle, &self.spec, network.as_ref());
+        furnished.await.expect("it is furnished");
+        if let Some(network) = network {
+            self.node.network.ensure(&|| Some(network.clone())).await.expect("its network is made");
+        }
+        assert_eq!(self.node.processes.connect(&place.id).await.expect("its init answers"), []);
+        place
     }
 
     async fn seen(&self, id: &SandboxId) -> Option<bool> {
@@ -114,6 +135,10 @@ impl Place<'_> {
         let node = &self.contract.node;
         node.sandboxes.kill(&self.id).await.expect("it is killed");
         node.processes.disconnect(&self.id).await;
+        if self.contract.network.is_some() {
+            node.network.release(&self.uid).await.expect("its network is released");
+            assert!(!self.linked().await, "it is gone");
+        }
         node.rootfs.release(&self.uid).await.expect("its files are released");
         node.sandboxes.remove(&self.id).await.expect("it is removed");
         assert_eq!(self.contract.seen(&self.id).await, None);
@@ -143,6 +168,9 @@ pub async fn check_all(contract: &Contract) {
     a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract).await;
     limits_are_in_force_as_they_were_asked_for(contract).await;
     figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(contract).await;
+    if let Some(checks) = &contract.network {
+        network::check_all(contract, checks).await;
+    }
 }
 
 /// `ensure`, `kill` and `remove` are idempotent, and a list says how each place is.

@@ -41,19 +41,17 @@ impl Controller {
         check_property_size(properties)?;
         request.properties.keys().try_for_each(|key| check_not_reserved(key))?;
         let network = Asked::parse(request.spec.network.as_deref())?;
-        network::check_rules(&self.shared, &request.rules_out, 0).await?;
+        network::check_rules(&self.shared, &request.rules_out, request.rules_out.len()).await?;
         network::check_ports(request.ports_in.len())?;
         self.shared.node.rootfs.check(&request.spec).await?;
         if request.spec.limits != Limits::default() {
             self.shared.node.resources.check(&request.spec).await?;
         }
         let ports_in = std::mem::take(&mut request.ports_in);
-        let mut record = self.record(request);
+        let record = self.record(request);
         let (uid, handle) = (record.uid.clone(), record.handle.clone());
         let reserved = Reserved::new(&self.shared, &uid, &handle, &ports_in).await?;
-        record.ports_in = reserved.ports().to_vec();
-        let (_busy, undo) = self.admit(record, network).await?;
-        reserved.keep();
+        let (_busy, undo) = self.admit(record, network, reserved).await?;
         tracing::info!(%handle, %uid, "container is being created");
         self.shared.wake(Key::Container(uid.clone()));
         let made = tokio::time::timeout_at(deadline, self.shared.watch(&uid, how_the_create_went)).await;
@@ -100,7 +98,7 @@ impl Controller {
     }
 
     /// Admits a container, gives it addresses and a place, and records all that in one transaction.
-    async fn admit(&self, record: ContainerRecord, network: Asked) -> Result<(Busy, Undo), Error> {
+    async fn admit(&self, record: ContainerRecord, network: Asked, reserved: Reserved) -> Result<(Busy, Undo), Error> {
         let uid = record.uid.clone();
         let (commit, id, place, kind) = {
             let mut state = self.shared.state();
@@ -109,6 +107,7 @@ impl Controller {
                 state.assign_place(&uid).ok_or_else(|| Error::ContainerNotFound(uid.to_string()))?;
             let container = state.containers.get_mut(&uid).ok_or_else(|| Error::ContainerNotFound(uid.to_string()))?;
             container.record.sandbox = Some(id.clone());
+            container.record.ports_in = reserved.keep();
             container.place = place;
             let row = SandboxRecord { id: id.clone(), kind, container: Some(uid.clone()) };
             let record = Box::new(container.record.clone());

@@ -3,7 +3,7 @@
 use super::flags::Json;
 use super::outcome::{Failure, Status};
 use super::output::{Cell, Tone, Ui};
-use crate::config::ServeArgs;
+use crate::config::Sources;
 use clap::Args;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub struct CheckArgs {
     /// What would be served with.
     #[command(flatten)]
-    pub serve: ServeArgs,
+    pub serve: Sources,
     #[command(flatten)]
     json: Json,
 }

@@ -12,6 +12,7 @@
 mod attach;
 pub mod check;
 pub mod client;
+pub mod config;
 mod create;
 mod feed;
 mod flags;
@@ -22,6 +23,7 @@ mod outcome;
 mod output;
 mod ping;
 mod props;
+mod proxy;
 mod ps;
 mod rm;
 mod run;
@@ -32,9 +34,10 @@ mod stop;
 mod terminal;
 
 pub use check::CheckArgs;
+pub use config::ConfigArgs;
 pub use output::report_error;
 
-use crate::config::ServeArgs;
+use crate::config::Sources;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::{Client, Target};
@@ -75,12 +78,28 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve Garden clients on this node
-    Serve(Box<ServeArgs>),
+    Serve(Box<ServeCommand>),
     /// Tell whether this node can serve, and what to do where it cannot
     Check(Box<CheckArgs>),
+    /// Show the server's options, where each is from, and what there is to set
+    Config(ConfigArgs),
     /// A command that asks a server.
     #[command(flatten)]
     Client(ClientCommand),
+}
+
+/// The options of `serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints one line with `ready` and its addresses once it serves. Every option can also be given as \
+                        its variable or in the file of --config: see `gardend config show`.\n\n\
+                        Examples:\n  gardend serve --default-rootfs /srv/busybox\n  \
+                        gardend serve --listen 127.0.0.1:7777 --listen unix:///run/gardend/garden.sock --listen-group garden"
+)]
+pub struct ServeCommand {
+    /// Wherever they are given.
+    #[command(flatten)]
+    pub options: Sources,
 }
 
 /// A command that asks a server.
@@ -112,6 +131,8 @@ pub enum ClientCommand {
     /// Destroy containers
     #[command(visible_alias = "destroy")]
     Rm(rm::RmArgs),
+    /// Pass connections on to a server, for clients that cannot reach it themselves
+    Proxy(proxy::ProxyArgs),
 }
 
 /// What a command works with.
@@ -168,6 +189,7 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Props(args) => props::props(&context, args).await,
         ClientCommand::Stop(args) => stop::stop(&context, args).await,
         ClientCommand::Rm(args) => rm::rm(&context, args).await,
+        ClientCommand::Proxy(args) => proxy::proxy(&context.ui, args).await,
     };
     result.unwrap_or_else(|failure| failure.report())
 }

@@ -82,6 +82,15 @@ pub fn unshare_mounts() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(Into::into)
 }
 
+/// Gives the calling thread a network namespace of its own, with nothing in it.
+///
+/// # Errors
+/// Those of unshare(2).
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: without CLONE_FILES no descriptor changes its meaning for any thread.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.map_err(Into::into)
+}
+
 /// Files that the calling thread makes from now on belong to `uid` and `gid`; what it may do stays
 /// as it is. So a new file has its owner from its first instant, and nothing is ever chowned by a
 /// name that somebody could swap.

@@ -98,6 +98,8 @@ impl Server {
             .arg(self.run())
             .args(self.apart())
             .args(&self.arguments);
+        // Not what the machine's own gardend reads.
+        command.env("GARDEND_CONFIG", "/dev/null");
         for (name, _) in std::env::vars() {
             // Which containerd and runtime are used, and that there is no network, may be chosen from
             // outside, and nothing else.
@@ -106,7 +108,7 @@ impl Server {
                 "GARDEND_CONTAINERD_BINARY" => !self.arguments.iter().any(|argument| argument == "--containerd"),
                 _ => false,
             };
-            if name.starts_with("GARDEND_") && !chosen {
+            if name.starts_with("GARDEND_") && name != "GARDEND_CONFIG" && !chosen {
                 command.env_remove(name);
             }
         }

@@ -28,9 +28,8 @@ pub fn check_ports(many: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses rules that cannot be kept, for a container that has some already.
-pub async fn check_rules(shared: &Shared, rules: &[RuleOut], already: usize) -> Result<(), Error> {
-    let many = rules.len() + already;
+/// Refuses rules that cannot be kept, of a container that has so many in all.
+pub async fn check_rules(shared: &Shared, rules: &[RuleOut], many: usize) -> Result<(), Error> {
     if many > MAX_RULES_OUT {
         return Err(Error::Invalid(format!(
             "{many} rules for one container; the limit is {MAX_RULES_OUT}: join rules, each may name many networks and ports"
@@ -79,6 +78,7 @@ async fn to_its_end<T: Send + 'static>(
 /// One change of one container, which no other overtakes.
 struct Adding {
     shared: Arc<Shared>,
+    handle: String,
     busy: Busy,
     _alone: OwnedMutexGuard<()>,
 }
@@ -93,7 +93,7 @@ impl Adding {
             Arc::clone(&container.network_edit)
         };
         let alone = turn.lock_owned().await;
-        let adding = Self { shared: Arc::clone(shared), busy, _alone: alone };
+        let adding = Self { shared: Arc::clone(shared), handle: handle.to_owned(), busy, _alone: alone };
         adding.record()?;
         Ok(adding)
     }
@@ -101,7 +101,7 @@ impl Adding {
     /// The record, while the container is ready.
     fn record(&self) -> Result<ContainerRecord, Error> {
         let state = self.shared.state();
-        let gone = || Error::ContainerNotFound(self.busy.uid().to_string());
+        let gone = || Error::ContainerNotFound(self.handle.clone());
         let container = state.containers.get(self.busy.uid()).ok_or_else(gone)?;
         container.ready_place()?;
         Ok(container.record.clone())
@@ -138,9 +138,12 @@ impl Adding {
 
     async fn rules(self, rules: Vec<RuleOut>) -> Result<(), Error> {
         let record = self.record()?;
-        check_rules(&self.shared, &rules, record.rules_out.len()).await?;
         let before = record.rules_out;
-        self.edit(move |record| record.rules_out.extend(rules.iter().cloned())).await?;
+        // One that comes again counts once, as the last of them.
+        let mut after: Vec<RuleOut> = before.iter().filter(|rule| !rules.contains(rule)).cloned().collect();
+        after.extend_from_slice(&rules);
+        check_rules(&self.shared, &rules, after.len()).await?;
+        self.edit(move |record| record.rules_out.clone_from(&after)).await?;
         if record.addresses.is_none() {
             return Ok(());
         }

@@ -60,9 +60,10 @@ impl Reserved {
         &self.ports
     }
 
-    /// They are the container's from now on.
-    pub fn keep(mut self) {
+    /// They are the container's from now on. Locks nothing.
+    pub fn keep(mut self) -> Vec<PortIn> {
         self.held.clear();
+        std::mem::take(&mut self.ports)
     }
 
     fn pools<T>(&self, act: impl FnOnce(&mut Pools, &Self) -> Result<T, AddressError>) -> Result<T, AddressError> {
@@ -108,6 +109,8 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.give_back(&self.held);
+        if !self.held.is_empty() {
+            self.give_back(&self.held);
+        }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) use error::io_reason;
 pub use error::{ClientError, GardenError, GardenErrorKind};
 pub use process::{Finished, Output, Outputs, Process, ProcessInput, ProcessOutcome};
 pub use target::{Target, TargetError};
+pub(super) use transport::dial;
 pub use wire::{BindMount, ContainerInfo, ContainerSpec, ImageRef, ProcessSpec, ResourceLimits, TtySpec};
 
 use gardend_controller::ports::Signal;

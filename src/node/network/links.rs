@@ -116,6 +116,27 @@ pub(super) fn restore(route: &mut Connection, wanted: &NetworkWanted, link: &str
     }
 }
 
+/// Makes a pair of devices, and a limit on one; whether the limit was taken.
+pub(super) fn try_out(route: &mut Connection) -> io::Result<bool> {
+    let [one, other] = ["gdtry0", "gdtry1"];
+    let mut peer = LinkMessage::default();
+    peer.attributes.push(LinkAttribute::IfName(other.to_owned()));
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(one.to_owned()));
+    link.attributes.push(veth(peer));
+    route.apply(vec![(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)])?;
+    let index = index_of(one).ok_or(io::ErrorKind::NotFound)?;
+    match bandwidth::set(route, index, 1_000_000, 0, 1500) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn veth(peer: LinkMessage) -> LinkAttribute {
+    LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))])
+}
+
 fn create(route: &mut Connection, wanted: &NetworkWanted, link: &str, inside: &Inside, mtu: u32) -> io::Result<()> {
     // Each end knows the other's hardware address from the start, so that nobody has to ask for it.
     let of_address = |kind| LinkAttribute::Address(hardware(kind, wanted.addresses.address).to_vec());
@@ -129,10 +150,7 @@ fn create(route: &mut Connection, wanted: &NetworkWanted, link: &str, inside: &I
     host.attributes.push(LinkAttribute::IfName(link.to_owned()));
     host.attributes.push(of_address(HOST));
     host.attributes.extend(one_queue);
-    host.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-    ]));
+    host.attributes.push(veth(peer));
     route.apply(vec![(RouteNetlinkMessage::NewLink(host), NLM_F_CREATE | NLM_F_EXCL)])?;
     sysctl::of_link(link, wanted.addresses.ipv6.is_some())
 }

@@ -40,7 +40,7 @@ use rules::Rows;
 pub use ruleset::Policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use table::{Change, Content, Table};
@@ -102,6 +102,27 @@ impl NetworkNode {
 /// Where the kernel cannot be asked.
 pub fn uplink() -> io::Result<Uplink> {
     routing::uplink(&mut Connection::route()?)
+}
+
+/// Makes our table where the calling thread is: in a network namespace for trying out.
+///
+/// # Errors
+/// What nftables says to it.
+pub fn try_table(folders: &Folders, policy: &Policy) -> Result<(), String> {
+    // The folders may not be there yet; whose table it is does not matter here.
+    let mark = OwnerMark::of(folders.state(), folders.run()).or_else(|_| OwnerMark::of("/".as_ref(), "/".as_ref()));
+    let names = Names::of(&mark.map_err(|error| error.to_string())?);
+    ruleset::install(&names, policy).map_err(|error| error.message)
+}
+
+/// Makes a link where the calling thread is: in a network namespace for trying out. Whether its
+/// bandwidth can be limited.
+///
+/// # Errors
+/// What the kernel says to it.
+pub fn try_links() -> Result<bool, String> {
+    let mut route = Connection::route().map_err(|error| format!("no socket of netlink: {error}"))?;
+    links::try_out(&mut route).map_err(|error| format!("no link can be made: {error}"))
 }
 
 fn busy() -> NodeError {
@@ -168,8 +189,12 @@ impl Network for NetworkNode {
     async fn bandwidth(&self, sandbox: &SandboxId) -> Result<(u64, u64), NodeError> {
         let (state, sandbox) = (self.state().await?, sandbox.clone());
         work(state, move |state| {
-            let index = links::index_of(&state.names.link(&sandbox));
-            let index = index.ok_or_else(|| NodeError::new(NodeErrorKind::NotFound, format!("place {sandbox} has no link")))?;
+            // Links outlive their places by a moment.
+            let inside = links::Inside::of(&state.folders.place(&sandbox));
+            let there = inside.map_err(attempting("looking for a place's network"))?.is_some();
+            let index = links::index_of(&state.names.link(&sandbox)).filter(|_| there);
+            let index =
+                index.ok_or_else(|| NodeError::new(NodeErrorKind::NotFound, format!("place {sandbox} has no link")))?;
             let limit = bandwidth::read(&mut state.route, index).map_err(attempting("reading a limit of bandwidth"))?;
             Ok(limit.unwrap_or_default())
         })
@@ -181,6 +206,13 @@ impl Network for NetworkNode {
         // A second listener hears nothing.
         first.unwrap_or_else(|| mpsc::channel(1).1)
     }
+}
+
+/// Whether the routes to a container's addresses are those by its link.
+fn leads_to(routes: &BTreeMap<IpAddr, u32>, wanted: &NetworkWanted, link: u32) -> bool {
+    let addresses = &wanted.addresses;
+    let all = std::iter::once(IpAddr::from(addresses.address)).chain(addresses.ipv6.map(IpAddr::from));
+    all.into_iter().all(|address| routes.get(&address) == Some(&link))
 }
 
 fn attempting(what: &'static str) -> impl Fn(io::Error) -> NodeError {
@@ -244,29 +276,37 @@ impl State {
         Err(NodeError::new(NodeErrorKind::Failed, format!("not put back: {}", failures.join("; "))))
     }
 
-    /// Links that nobody wants go; routes that something happened to come back.
+    /// Links that nobody wants go; those that something happened to come back.
     fn restore_links(&mut self, failures: &mut Vec<String>) -> io::Result<()> {
-        let there = links::list(&mut self.route, self.names.prefix())?;
-        let wanted: BTreeMap<String, &NetworkWanted> =
-            self.known.values().map(|wanted| (self.names.link(&wanted.sandbox), wanted)).collect();
+        let mut there = links::list(&mut self.route, self.names.prefix())?;
         let routes = links::routes(&mut self.route)?;
-        for (name, index) in there {
-            let Some(wanted) = wanted.get(&name) else {
-                tracing::info!(link = name, "a link that no container has is removed");
-                links::remove(&mut self.route, index)?;
-                continue;
+        let wanted: Vec<NetworkWanted> = self.known.values().cloned().collect();
+        for wanted in wanted {
+            let link = self.names.link(&wanted.sandbox);
+            let restored = match there.remove(&link) {
+                Some(index) if leads_to(&routes, &wanted, index) => continue,
+                Some(_) => links::restore(&mut self.route, &wanted, &link).map_err(attempting("setting up its link")),
+                None => self.link_again(&wanted, &link),
             };
-            let addresses = &wanted.addresses;
-            let own = std::iter::once(addresses.address.into()).chain(addresses.ipv6.map(Into::into));
-            if own.into_iter().all(|address: std::net::IpAddr| routes.get(&address) == Some(&index)) {
-                continue;
-            }
-            if let Err(error) = links::restore(&mut self.route, wanted, &name) {
+            if let Err(error) = restored {
                 tracing::warn!(handle = %wanted.handle, %error, "a container's link is not put back");
-                failures.push(format!("the link of {}: {error}", wanted.handle));
+                failures.push(format!("{}: {error}", wanted.handle));
             }
         }
+        for (link, index) in there {
+            tracing::info!(link, "a link that no container has is removed");
+            links::remove(&mut self.route, index)?;
+        }
         Ok(())
+    }
+
+    /// Makes a link that is missing, unless its place is gone.
+    fn link_again(&mut self, wanted: &NetworkWanted, link: &str) -> Result<(), NodeError> {
+        let folder = self.folders.place(&wanted.sandbox);
+        let inside = links::Inside::of(&folder).map_err(attempting("looking for a place's network"))?;
+        let Some(inside) = inside else { return Ok(()) };
+        let mtu = self.mtu()?;
+        links::ensure(&mut self.route, wanted, link, &inside, mtu)
     }
 
     /// One container's part of the table becomes another, in one transaction.
