@@ -227,8 +227,6 @@ func TestRulesOut(t *testing.T) {
 			"addresses of two families":    {Networks: []garden.IPRange{{Start: address(harness.Denied), End: address(harness.Denied6)}}},
 			"ports in the wrong order":     {Protocol: garden.ProtocolTCP, Ports: ports(7002, 7001)},
 			"a protocol that is unknown":   {Protocol: 9},
-			"ICMP to IPv6":                 {Protocol: garden.ProtocolICMP, Networks: only(harness.Denied6)},
-			"ICMPv6 to IPv4":               {Protocol: garden.ProtocolICMPv6, Networks: only(harness.Denied)},
 		} {
 			right := garden.NetOutRule{Networks: only(harness.Denied)}
 			if err := container.BulkNetOut([]garden.NetOutRule{right, wrong}); err == nil {
@@ -385,10 +383,11 @@ func transfer(t *testing.T, container garden.Container, verb, address string, by
 func TestDenyByDefault(t *testing.T) {
 	needsNetwork(t)
 	hermetic := own(t, "--deny-by-default", "--network-pool-v6", "fd67:6172:6465:6f::/64")
-	all := append(everyWay(harness.Near), everyWay(harness.Near6)...)
+	// Anew for each test, as there are ends that two cannot reach at once.
+	all := func() []string { return append(everyWay(harness.Near), everyWay(harness.Near6)...) }
 	behaviour(t, "a container without rules reaches nobody, by any protocol, and asks nobody for names", func(t *testing.T) {
 		container := createOn(t, hermetic, networked(t))
-		closed(t, container, all...)
+		closed(t, container, all()...)
 		closed(t, container, tcp(harness.Router, harness.Port), udp(harness.Router, harness.Port), icmp(harness.Router), icmp(harness.Router6))
 		equal(t, "resolv.conf", sh(t, container, "cat /etc/resolv.conf"), "")
 		holds(t, sh(t, container, "cat /etc/hosts"), addressOf(t, container))
@@ -396,7 +395,7 @@ func TestDenyByDefault(t *testing.T) {
 	})
 	behaviour(t, "one rule that only logs opens everything, names included", func(t *testing.T) {
 		container := createOn(t, hermetic, networked(t, garden.NetOutRule{Log: true}))
-		reaches(t, container, all...)
+		reaches(t, container, all()...)
 		plain := create(t, spec(t))
 		equal(t, "resolv.conf", sh(t, container, "cat /etc/resolv.conf"), sh(t, plain, "cat /etc/resolv.conf"))
 	})
@@ -409,9 +408,9 @@ func TestDenyByDefault(t *testing.T) {
 	})
 	behaviour(t, "a rule that comes later opens a container that had none", func(t *testing.T) {
 		container := createOn(t, hermetic, networked(t))
-		closed(t, container, all...)
+		closed(t, container, all()...)
 		must(t, container.NetOut(garden.NetOutRule{}))
-		reaches(t, container, all...)
+		reaches(t, container, all()...)
 	})
 	behaviour(t, "who is in one subnet is reached without a rule", func(t *testing.T) {
 		one := createOn(t, hermetic, in(networked(t), "10.254.30.0/24"))
@@ -428,6 +427,6 @@ func TestDenyByDefault(t *testing.T) {
 		port := int(infoOf(t, container).MappedPorts[0].HostPort)
 		answersFromOutside(t, outside, tcp(harness.Node, port))
 		answersFromOutside(t, outside, udp(harness.Node, port))
-		closed(t, container, all...)
+		closed(t, container, all()...)
 	})
 }

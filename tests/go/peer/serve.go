@@ -15,8 +15,9 @@ const (
 )
 
 // Serve answers at these ends until the process ends, and calls heard, from several goroutines, with every text that
-// came and the address that it came from. Where a host is missing, it is every address; datagrams are answered from
-// the address that they were sent to only where one is named. ICMP is answered by the kernel: here it is heard.
+// came and the address that it came from. Where a host is missing, it is every address (of other packets it may be the
+// unspecified one); datagrams are answered from the address that they were sent to only where one is named. ICMP is
+// answered by the kernel: here it is heard.
 func Serve(heard func(text, from string), names ...string) error {
 	for _, name := range names {
 		at, err := parse(name)
@@ -34,10 +35,15 @@ func Serve(heard func(text, from string), names ...string) error {
 			if conn, err = net.ListenPacket("udp", at.address()); err == nil {
 				go answer(conn, heard, true)
 			}
-		default:
+		case "icmp":
 			var conn net.PacketConn
 			if conn, err = net.ListenPacket(at.packets(), at.host.String()); err == nil {
-				go answer(conn, heard, at.scheme == "ip")
+				go answer(conn, heard, false)
+			}
+		default:
+			var conn *rawConn
+			if conn, err = listenRaw(at); err == nil {
+				go answer(conn, heard, true)
 			}
 		}
 		if err != nil {
