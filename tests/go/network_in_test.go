@@ -201,6 +201,17 @@ func TestPortsIn(t *testing.T) {
 		answersFromOutside(t, outside, tcp(harness.Node, 7110))
 		answersFromOutside(t, outside, udp(harness.Node, 7110))
 	})
+	behaviour(t, "who was talking to a destroyed container does not go on with who has its address next", func(t *testing.T) {
+		address := "10.254.60.9/24"
+		container := listening(t, in(networked(t), address), garden.NetIn{HostPort: 7113, ContainerPort: 8080})
+		ends := []string{udp(harness.Node, 7113) + "?from=4113"}
+		for _, end := range ends {
+			answersFromOutside(t, outside, end)
+		}
+		must(t, gard.Destroy(container.Handle()))
+		listening(t, in(networked(t), address))
+		silentOutside(t, ends...)
+	})
 	behaviour(t, "only what has a port in is reached from outside, whoever knows the way to its address", func(t *testing.T) {
 		container := listening(t, networked(t), garden.NetIn{HostPort: 7111, ContainerPort: 8081})
 		info := infoOf(t, container)

@@ -219,6 +219,15 @@ func TestRulesOut(t *testing.T) {
 		must(t, gard.Destroy(opened.Handle()))
 		closed(t, create(t, in(networked(t), "10.254.20.7/24")), everyWay(harness.Denied)...)
 	})
+	behaviour(t, "what a destroyed container was talking to is closed to who has its address next", func(t *testing.T) {
+		asked := in(networked(t, garden.NetOutRule{}), "10.254.21.7/24")
+		opened := create(t, asked)
+		ends := []string{udp(harness.Denied, harness.Port) + "?from=4100", udp(harness.Denied6, harness.Port) + "?from=4101"}
+		reaches(t, opened, ends...)
+		must(t, gard.Destroy(opened.Handle()))
+		next := create(t, in(networked(t), "10.254.21.7/24"))
+		closed(t, next, ends...)
+	})
 	behaviour(t, "a rule that makes no sense is refused with the field that does not, and nothing of its list is done", func(t *testing.T) {
 		container := create(t, networked(t))
 		address := net.ParseIP
@@ -348,6 +357,32 @@ func TestWayOut(t *testing.T) {
 			for _, verb := range []string{"send", "take"} {
 				transfer(t, container, verb, hostPort(family.near, harness.Port), 4*mib)
 			}
+		}
+	})
+	behaviour(t, "connections go on when other containers come and go", func(t *testing.T) {
+		container := create(t, networked(t))
+		// Slow answers: what comes in is not called for by what has just gone out.
+		texts := []string{"slow " + unique("talk") + ".", "slow " + unique("talk6") + "."}
+		starts(t, container, "talk", hostPort(harness.Near, harness.Port), texts[0])
+		starts(t, container, "talk", hostPort(harness.Near6, harness.Port), texts[1])
+		from := []string{hears(t, outside, texts[0]), hears(t, outside, texts[1])}
+		for range 3 {
+			asked := networked(t, garden.NetOutRule{})
+			other, err := gard.Create(asked)
+			must(t, err)
+			reaches(t, other, tcp(harness.Near, harness.Port), udp(harness.Near6, harness.Port))
+			must(t, gard.Destroy(asked.Handle))
+		}
+		for i, text := range texts {
+			before := len(outside.AllHeard(text))
+			eventually(t, patience, func() error {
+				if now := len(outside.AllHeard(text)); now < before+3 {
+					return fmt.Errorf("%q was heard %d times, and then %d", text, before, now)
+				}
+				return nil
+			})
+			now, _ := outside.Heard(text)
+			equal(t, "where it comes from", now, from[i])
 		}
 	})
 	behaviour(t, "what is sent and received is counted", func(t *testing.T) {

@@ -6,13 +6,18 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 )
 
-// What a stream's first word may ask for, beside an echo.
+// What a stream's first word may ask for, beside an echo at once.
 const (
 	sendVerb = "send"
 	takeVerb = "take"
+	slowVerb = "slow "
 )
+
+// slowness is how long a slow answer takes.
+const slowness = 200 * time.Millisecond
 
 // Serve answers at these ends until the process ends, and calls heard, from several goroutines, with every text that
 // came and the address that it came from. Where a host is missing, it is every address (of other packets it may be the
@@ -87,6 +92,9 @@ func converse(conn net.Conn, heard func(text, from string)) {
 			line = "taken\n"
 		}
 		heard(strings.TrimSuffix(line, "\n"), from)
+		if strings.HasPrefix(line, slowVerb) {
+			time.Sleep(slowness)
+		}
 		if _, err := io.WriteString(conn, line); err != nil {
 			return
 		}
