@@ -148,6 +148,15 @@ func TestPortsIn(t *testing.T) {
 		_, _, err = other.NetIn(7109, 80)
 		must(t, err)
 	})
+	behaviour(t, "a port that leads there already is answered as it is", func(t *testing.T) {
+		container := create(t, networked(t))
+		for range 2 {
+			host, inside, err := container.NetIn(7112, 80)
+			must(t, err)
+			equal(t, "ports", fmt.Sprint(host, inside), "7112 80")
+		}
+		equal(t, "ports", mapped(t, container), "7112:80")
+	})
 	behaviour(t, "a port that a program on the node listens on is refused", func(t *testing.T) {
 		listener, err := net.Listen("tcp", ":0")
 		must(t, err)
@@ -191,6 +200,17 @@ func TestPortsIn(t *testing.T) {
 		listening(t, networked(t), garden.NetIn{HostPort: 7110, ContainerPort: 8080})
 		answersFromOutside(t, outside, tcp(harness.Node, 7110))
 		answersFromOutside(t, outside, udp(harness.Node, 7110))
+	})
+	behaviour(t, "who was talking to a destroyed container does not go on with who has its address next", func(t *testing.T) {
+		address := "10.254.60.9/24"
+		container := listening(t, in(networked(t), address), garden.NetIn{HostPort: 7113, ContainerPort: 8080})
+		ends := []string{udp(harness.Node, 7113) + "?from=4113"}
+		for _, end := range ends {
+			answersFromOutside(t, outside, end)
+		}
+		must(t, gard.Destroy(container.Handle()))
+		listening(t, in(networked(t), address))
+		silentOutside(t, ends...)
 	})
 	behaviour(t, "only what has a port in is reached from outside, whoever knows the way to its address", func(t *testing.T) {
 		container := listening(t, networked(t), garden.NetIn{HostPort: 7111, ContainerPort: 8081})

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,9 +43,11 @@ func message(host string, kind, code int) string {
 	return fmt.Sprintf("%s?type=%d&code=%d", icmp(host), kind, code)
 }
 
-// other is a packet that is neither TCP, UDP nor ICMP.
+var others atomic.Int64
+
+// other is an end by a protocol that is neither TCP, UDP nor ICMP.
 func other(host string) string {
-	return fmt.Sprintf("ip://%s?protocol=%d", hostPort(host, 0), harness.Protocol)
+	return fmt.Sprintf("ip://%s?protocol=%d", hostPort(host, 0), harness.Protocol+others.Add(1)%harness.Protocols)
 }
 
 func hostPort(host string, port int) string {

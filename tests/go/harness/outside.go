@@ -32,8 +32,9 @@ const (
 	Port = 7001
 	// UplinkMTU is what passes between node and router.
 	UplinkMTU = 1400
-	// Protocol is one that is neither TCP nor UDP nor ICMP, kept for experiments, by which they answer, too.
-	Protocol = 253
+	// They answer by so many protocols that are nobody's, from this one on. What has no ports has no place for a
+	// second container's packets to the same address, when all leave in the node's name: each attempt takes another.
+	Protocol, Protocols = 150, 100
 )
 
 // Everybody are all addresses that answer behind the router.
@@ -51,7 +52,7 @@ type Outside struct {
 type word struct{ text, from string }
 
 // NewOutside makes one and connects a node's namespace with it: the node gets a link "up0", addresses and default
-// routes. Its links have no addresses but these, whose uniqueness nobody probes for. The calling thread's namespace is the node where none is given.
+// routes. Whether its addresses are others' is not probed for, which takes a second. The calling thread's namespace is the node where none is given.
 func NewOutside(node *Namespace) (*Outside, error) {
 	if node == nil {
 		var err error
@@ -66,7 +67,7 @@ func NewOutside(node *Namespace) (*Outside, error) {
 	}
 	outside := &Outside{Namespace: namespace}
 	inOutside := []string{
-		"link set out0 up mtu %d addrgenmode none", "addr add " + Router + "/24 dev out0", "addr add " + Router6 + "/64 dev out0 nodad",
+		"link set out0 up mtu %d", "addr add " + Router + "/24 dev out0", "addr add " + Router6 + "/64 dev out0 nodad",
 	}
 	var ends []string
 	for _, address := range Everybody {
@@ -81,7 +82,9 @@ func NewOutside(node *Namespace) (*Outside, error) {
 		for port := Port; port < Port+3; port++ {
 			ends = append(ends, fmt.Sprintf("udp://%s:%d", host, port))
 		}
-		ends = append(ends, fmt.Sprintf("ip://%s?protocol=%d", host, Protocol))
+	}
+	for protocol := Protocol; protocol < Protocol+Protocols; protocol++ {
+		ends = append(ends, fmt.Sprintf("ip://0.0.0.0?protocol=%d", protocol), fmt.Sprintf("ip://[::]?protocol=%d", protocol))
 	}
 	for port := Port; port < Port+3; port++ {
 		ends = append(ends, fmt.Sprintf("tcp://:%d", port))
@@ -94,8 +97,11 @@ func NewOutside(node *Namespace) (*Outside, error) {
 			if output, err := add.CombinedOutput(); err != nil {
 				return fmt.Errorf("%s: %w: %s", add, err, output)
 			}
+			if err := uncontested("up0"); err != nil {
+				return err
+			}
 			return batch(
-				"link set up0 up addrgenmode none", "addr add "+Node+"/24 dev up0", "addr add "+Node6+"/64 dev up0 nodad",
+				"link set up0 up", "addr add "+Node+"/24 dev up0", "addr add "+Node6+"/64 dev up0 nodad",
 				"route add default via "+Router, "route add ::/0 via "+Router6,
 			)
 		}),
@@ -104,6 +110,11 @@ func NewOutside(node *Namespace) (*Outside, error) {
 		}),
 		outside.Do(func() error { return peer.Serve(outside.hear, ends...) }),
 	)
+}
+
+// uncontested makes a link's addresses its own at once.
+func uncontested(link string) error {
+	return os.WriteFile("/proc/sys/net/ipv6/conf/"+link+"/accept_dad", []byte("0"), 0o644)
 }
 
 func batch(lines ...string) error {

@@ -1,7 +1,7 @@
 // Package peer is both ends of what the tests try over a network: one that answers, in a container, on the node or
 // outside of it, and one that reaches for it and says what came of that.
 //
-// An end is named like tcp://203.0.113.1:7001, udp://[2001:db8::1]:7001, icmp://203.0.113.1?type=8&code=0 (also of an
+// An end is named like tcp://203.0.113.1:7001, udp://[2001:db8::1]:7001?from=4000 (by a port of one's own), icmp://203.0.113.1?type=8&code=0 (also of an
 // IPv6 address, with ICMPv6's numbers) or ip://203.0.113.1?protocol=253. What answers says first whom it sees, which
 // is how a translated address shows; then it gives back what it was sent.
 package peer
@@ -21,6 +21,8 @@ type end struct {
 	// Without one: every address.
 	host netip.Addr
 	port uint16
+	// One's own; 0: any.
+	from uint16
 	// Of an ICMP message.
 	kind, code uint8
 	// Of an IP packet that is none of the others.
@@ -41,19 +43,27 @@ func parse(name string) (end, error) {
 	if found.host.Is6() {
 		found.kind = 128
 	}
-	number := func(text string, into *uint8) {
-		if value, wrong := strconv.ParseUint(text, 10, 8); text != "" && wrong == nil {
-			*into = uint8(value)
-		} else if text != "" {
-			err = wrong
+	number := func(text string, bits int) (value uint64, is bool) {
+		if text == "" || err != nil {
+			return 0, false
 		}
+		value, err = strconv.ParseUint(text, 10, bits)
+		return value, err == nil
 	}
-	number(parsed.Query().Get("type"), &found.kind)
-	number(parsed.Query().Get("code"), &found.code)
-	number(parsed.Query().Get("protocol"), &found.protocol)
-	if port := parsed.Port(); port != "" && err == nil {
-		var value uint64
-		value, err = strconv.ParseUint(port, 10, 16)
+	asked := parsed.Query().Get
+	if value, is := number(asked("type"), 8); is {
+		found.kind = uint8(value)
+	}
+	if value, is := number(asked("code"), 8); is {
+		found.code = uint8(value)
+	}
+	if value, is := number(asked("protocol"), 8); is {
+		found.protocol = uint8(value)
+	}
+	if value, is := number(asked("from"), 16); is {
+		found.from = uint16(value)
+	}
+	if value, is := number(parsed.Port(), 16); is {
 		found.port = uint16(value)
 	}
 	if err != nil {

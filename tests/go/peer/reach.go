@@ -156,11 +156,18 @@ func saidBack(text string) func([]byte) (string, bool) {
 }
 
 func (e end) datagrams(text string, deadline time.Time) (string, error) {
-	conn, err := dial("udp", e.address(), deadline)
+	dialer := net.Dialer{Deadline: deadline}
+	if e.from != 0 {
+		dialer.LocalAddr = &net.UDPAddr{Port: int(e.from)}
+	}
+	conn, err := dialer.Dial("udp", e.address())
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return "", err
+	}
 	return exchange(conn, []byte(text), deadline, saidBack(text))
 }
 

@@ -6,17 +6,23 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 )
 
-// What a stream's first word may ask for, beside an echo.
+// What a stream's first word may ask for, beside an echo at once.
 const (
 	sendVerb = "send"
 	takeVerb = "take"
+	slowVerb = "slow "
 )
 
+// slowness is how long a slow answer takes.
+const slowness = 200 * time.Millisecond
+
 // Serve answers at these ends until the process ends, and calls heard, from several goroutines, with every text that
-// came and the address that it came from. Where a host is missing, it is every address; datagrams are answered from
-// the address that they were sent to only where one is named. ICMP is answered by the kernel: here it is heard.
+// came and the address that it came from. Where a host is missing, it is every address (of other packets it may be the
+// unspecified one); datagrams are answered from the address that they were sent to only where one is named. ICMP is
+// answered by the kernel: here it is heard.
 func Serve(heard func(text, from string), names ...string) error {
 	for _, name := range names {
 		at, err := parse(name)
@@ -34,10 +40,15 @@ func Serve(heard func(text, from string), names ...string) error {
 			if conn, err = net.ListenPacket("udp", at.address()); err == nil {
 				go answer(conn, heard, true)
 			}
-		default:
+		case "icmp":
 			var conn net.PacketConn
 			if conn, err = net.ListenPacket(at.packets(), at.host.String()); err == nil {
-				go answer(conn, heard, at.scheme == "ip")
+				go answer(conn, heard, false)
+			}
+		default:
+			var conn *rawConn
+			if conn, err = listenRaw(at); err == nil {
+				go answer(conn, heard, true)
 			}
 		}
 		if err != nil {
@@ -81,6 +92,9 @@ func converse(conn net.Conn, heard func(text, from string)) {
 			line = "taken\n"
 		}
 		heard(strings.TrimSuffix(line, "\n"), from)
+		if strings.HasPrefix(line, slowVerb) {
+			time.Sleep(slowness)
+		}
 		if _, err := io.WriteString(conn, line); err != nil {
 			return
 		}
