@@ -179,18 +179,19 @@ func TestNetworkChangedByOthers(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		within  time.Duration
+		rounds  int
 		disturb func(*node, garden.Container)
 	}{
-		{"a flush of the whole packet filter", putBack, func(n *node, _ garden.Container) { n.run("nft", "flush", "ruleset") }},
-		{"a removal of gardend's table", putBack, func(n *node, _ garden.Container) { ownTables(n, "delete") }},
-		{"a flush of the rules in gardend's table", foundByLook, func(n *node, _ garden.Container) { ownTables(n, "flush") }},
-		{"a removal of its link", foundByLook, func(n *node, container garden.Container) {
+		{"a flush of the whole packet filter", putBack, 3, func(n *node, _ garden.Container) { n.run("nft", "flush", "ruleset") }},
+		{"a removal of gardend's table", putBack, 3, func(n *node, _ garden.Container) { ownTables(n, "delete") }},
+		{"a flush of the rules in gardend's table", foundByLook, 1, func(n *node, _ garden.Container) { ownTables(n, "flush") }},
+		{"a removal of its link", foundByLook, 1, func(n *node, container garden.Container) {
 			n.run("ip", "link", "del", linkOf(n.t, n.namespace.Run, container))
 		}},
-		{"a removal of its route", foundByLook, func(n *node, container garden.Container) {
+		{"a removal of its route", foundByLook, 1, func(n *node, container garden.Container) {
 			n.run("ip", "route", "del", addressOf(n.t, container))
 		}},
-		{"its link set down", foundByLook, func(n *node, container garden.Container) {
+		{"its link set down", foundByLook, 1, func(n *node, container garden.Container) {
 			n.run("ip", "link", "set", linkOf(n.t, n.namespace.Run, container), "down")
 		}},
 	} {
@@ -206,7 +207,7 @@ func TestNetworkChangedByOthers(t *testing.T) {
 			starts(t, container, "drum", hostPort(harness.Denied6, harness.Port), denied)
 			starts(t, container, "drum", hostPort(addressOf(t, neighbour), 8080), denied)
 			node.reachesNear(container, patience)
-			for range 2 {
+			for range row.rounds {
 				row.disturb(node, container)
 				node.reachesNear(container, row.within)
 				answersFromOutside(t, node.outside, tcp(harness.Node, 7303))

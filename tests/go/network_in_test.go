@@ -85,13 +85,13 @@ func TestPortsIn(t *testing.T) {
 			}
 		}
 	})
-	behaviour(t, "it leads there from other containers, and from its own", func(t *testing.T) {
+	long(t, "it leads there from other containers, and from its own", func(t *testing.T) {
 		container := listening(t, networked(t), garden.NetIn{HostPort: 7103, ContainerPort: 8080})
 		for _, from := range []garden.Container{create(t, networked(t)), container} {
 			reaches(t, from, tcp(harness.Node, 7103), udp(harness.Node, 7103), tcp(harness.Node6, 7103), udp(harness.Node6, 7103))
 		}
 	})
-	behaviour(t, "a privileged container's port leads to it, too", func(t *testing.T) {
+	long(t, "a privileged container's port leads to it, too", func(t *testing.T) {
 		container := listening(t, withProbe(t, privileged(t)), garden.NetIn{ContainerPort: 8080})
 		port := int(infoOf(t, container).MappedPorts[0].HostPort)
 		answersFromOutside(t, outside, tcp(harness.Node, port))
@@ -111,7 +111,7 @@ func TestPortsIn(t *testing.T) {
 			answersFromOutside(t, outside, tcp(harness.Node, int(host)))
 		}
 	})
-	behaviour(t, "of two numbers that are given each is kept", func(t *testing.T) {
+	long(t, "of two numbers that are given each is kept", func(t *testing.T) {
 		container := create(t, networked(t))
 		host, inside, err := container.NetIn(7104, 8081)
 		must(t, err)
@@ -124,7 +124,7 @@ func TestPortsIn(t *testing.T) {
 		equal(t, "the container's", inside, 8082)
 		equal(t, "ports", mapped(t, container), fmt.Sprintf("%d:8082 7104:8081 7105:7105", host))
 	})
-	behaviour(t, "ports of the spec and ports that come later are ports alike", func(t *testing.T) {
+	long(t, "ports of the spec and ports that come later are ports alike", func(t *testing.T) {
 		container := listening(t, networked(t), garden.NetIn{HostPort: 7106, ContainerPort: 8080}, garden.NetIn{ContainerPort: 8080})
 		_, _, err := container.NetIn(7107, 8080)
 		must(t, err)
@@ -153,7 +153,7 @@ func TestPortsIn(t *testing.T) {
 		_, _, err = other.NetIn(7109, 80)
 		must(t, err)
 	})
-	behaviour(t, "a port that leads there already is answered as it is", func(t *testing.T) {
+	long(t, "a port that leads there already is answered as it is", func(t *testing.T) {
 		container := create(t, networked(t))
 		for range 2 {
 			host, inside, err := container.NetIn(7112, 80)
@@ -180,7 +180,7 @@ func TestPortsIn(t *testing.T) {
 		}
 		equal(t, "ports", mapped(t, container), "")
 	})
-	behaviour(t, "gardend's own port is refused", func(t *testing.T) {
+	long(t, "gardend's own port is refused", func(t *testing.T) {
 		_, text, err := net.SplitHostPort(server.Address)
 		must(t, err)
 		port, err := net.LookupPort("tcp", text)
@@ -189,7 +189,7 @@ func TestPortsIn(t *testing.T) {
 		refused(t, err, text)
 		must(t, gard.Ping())
 	})
-	behaviour(t, "a number that is no port is refused", func(t *testing.T) {
+	long(t, "a number that is no port is refused", func(t *testing.T) {
 		container := create(t, networked(t))
 		_, _, err := container.NetIn(70000, 80)
 		refused(t, err, "70000")
@@ -206,7 +206,7 @@ func TestPortsIn(t *testing.T) {
 		answersFromOutside(t, outside, tcp(harness.Node, 7110))
 		answersFromOutside(t, outside, udp(harness.Node, 7110))
 	})
-	behaviour(t, "who was talking to a destroyed container does not go on with who has its address next", func(t *testing.T) {
+	long(t, "who was talking to a destroyed container does not go on with who has its address next", func(t *testing.T) {
 		address := "10.254.60.9/24"
 		container := listening(t, in(networked(t), address), garden.NetIn{HostPort: 7113, ContainerPort: 8080})
 		ends := []string{udp(harness.Node, 7113) + "?from=4113"}

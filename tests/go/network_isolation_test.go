@@ -89,7 +89,7 @@ func TestNeighbours(t *testing.T) {
 			holds(t, address, addressOf(t, first)+":")
 		}
 	})
-	behaviour(t, "one that is destroyed is silent for its subnet, and one that comes later is not", func(t *testing.T) {
+	long(t, "one that is destroyed is silent for its subnet, and one that comes later is not", func(t *testing.T) {
 		first, second, ends := pair(t, in(networked(t), "10.254.42.9/24"), in(networked(t), "10.254.42.0/24"))
 		reaches(t, second, ends[0])
 		must(t, gard.Destroy(first.Handle()))
@@ -103,12 +103,12 @@ func TestNeighbours(t *testing.T) {
 		reaches(t, second, ends[0])
 		closed(t, second, ends[1:]...)
 	})
-	behaviour(t, "a rule that names no address does not open other containers", func(t *testing.T) {
+	long(t, "a rule that names no address does not open other containers", func(t *testing.T) {
 		_, second, ends := pair(t, networked(t), networked(t, garden.NetOutRule{}))
 		reaches(t, second, everyWay(harness.Denied)...)
 		closed(t, second, ends...)
 	})
-	behaviour(t, "a destroyed container's address opens nothing for who had a rule to it, when another has it", func(t *testing.T) {
+	long(t, "a destroyed container's address opens nothing for who had a rule to it, when another has it", func(t *testing.T) {
 		first, second, _ := pair(t, in(networked(t), "10.254.43.9/24"), networked(t))
 		must(t, gard.Destroy(first.Handle()))
 		_, _, ends := pair(t, in(networked(t), "10.254.43.9/24"), networked(t))
@@ -129,7 +129,7 @@ func TestNodeItself(t *testing.T) {
 		}
 		equal(t, "heard on the node", heard.String(), "")
 	})
-	behaviour(t, "nor does the node's end of the link by its own address", func(t *testing.T) {
+	long(t, "nor does the node's end of the link by its own address", func(t *testing.T) {
 		servesOnNode(t, 7202)
 		container := create(t, networked(t))
 		address := addressOnLink(t, container)
@@ -188,7 +188,7 @@ func TestForgedSources(t *testing.T) {
 			}
 		}
 	})
-	behaviour(t, "who takes another's address is not answered by it", func(t *testing.T) {
+	long(t, "who takes another's address is not answered by it", func(t *testing.T) {
 		victim := create(t, networked(t))
 		thief := create(t, withProbe(t, privileged(t)))
 		info := infoOf(t, victim)
@@ -199,7 +199,7 @@ func TestForgedSources(t *testing.T) {
 		closed(t, thief, tcp(harness.Near, harness.Port), udp(harness.Near, harness.Port), icmp(harness.Near))
 		reaches(t, victim, tcp(harness.Near, harness.Port), tcp(harness.Near6, harness.Port))
 	})
-	behaviour(t, "a port in still leads to its container when another has taken the address", func(t *testing.T) {
+	long(t, "a port in still leads to its container when another has taken the address", func(t *testing.T) {
 		victim := listening(t, networked(t), garden.NetIn{HostPort: 7210, ContainerPort: 8080})
 		thief := create(t, withProbe(t, privileged(t)))
 		sh(t, thief, "ip addr add "+addressOf(t, victim)+"/32 dev eth0")

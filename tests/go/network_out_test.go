@@ -202,7 +202,7 @@ func TestRulesOut(t *testing.T) {
 		reaches(t, container, tcp(harness.Denied, harness.Port), tcp(harness.Second, harness.Port), udp(harness.Third, harness.Port))
 		closed(t, container, udp(harness.Denied, harness.Port), tcp(harness.Third, harness.Port))
 	})
-	behaviour(t, "rules that say nothing new change nothing", func(t *testing.T) {
+	long(t, "rules that say nothing new change nothing", func(t *testing.T) {
 		rule := garden.NetOutRule{Protocol: garden.ProtocolTCP, Networks: only(harness.Denied)}
 		container := create(t, networked(t, rule, rule))
 		must(t, container.NetOut(rule))
@@ -211,7 +211,7 @@ func TestRulesOut(t *testing.T) {
 		reaches(t, container, tcp(harness.Denied, harness.Port))
 		closed(t, container, udp(harness.Denied, harness.Port))
 	})
-	behaviour(t, "a rule is one container's, and goes with it", func(t *testing.T) {
+	long(t, "a rule is one container's, and goes with it", func(t *testing.T) {
 		asked := in(networked(t, garden.NetOutRule{}), "10.254.20.7/24")
 		opened := create(t, asked)
 		closed(t, create(t, networked(t)), everyWay(harness.Denied)...)
@@ -219,7 +219,7 @@ func TestRulesOut(t *testing.T) {
 		must(t, gard.Destroy(opened.Handle()))
 		closed(t, create(t, in(networked(t), "10.254.20.7/24")), everyWay(harness.Denied)...)
 	})
-	behaviour(t, "what a destroyed container was talking to is closed to who has its address next", func(t *testing.T) {
+	long(t, "what a destroyed container was talking to is closed to who has its address next", func(t *testing.T) {
 		asked := in(networked(t, garden.NetOutRule{}), "10.254.21.7/24")
 		opened := create(t, asked)
 		ends := []string{udp(harness.Denied, harness.Port) + "?from=4100", udp(harness.Denied6, harness.Port) + "?from=4101"}
@@ -228,7 +228,7 @@ func TestRulesOut(t *testing.T) {
 		next := create(t, in(networked(t), "10.254.21.7/24"))
 		closed(t, next, ends...)
 	})
-	behaviour(t, "a rule that makes no sense is refused with the field that does not, and nothing of its list is done", func(t *testing.T) {
+	long(t, "a rule that makes no sense is refused with the field that does not, and nothing of its list is done", func(t *testing.T) {
 		container := create(t, networked(t))
 		address := net.ParseIP
 		for name, wrong := range map[string]garden.NetOutRule{
@@ -342,7 +342,7 @@ func TestWayOut(t *testing.T) {
 			}
 		})
 	}
-	behaviour(t, "what is refused far away is refused at once, since errors come back", func(t *testing.T) {
+	long(t, "what is refused far away is refused at once, since errors come back", func(t *testing.T) {
 		container := create(t, networked(t))
 		for _, family := range families {
 			ends := []string{tcp(family.near, 9), udp(family.near, 9)}
@@ -359,7 +359,7 @@ func TestWayOut(t *testing.T) {
 			}
 		}
 	})
-	behaviour(t, "connections go on when other containers come and go", func(t *testing.T) {
+	long(t, "connections go on when other containers come and go", func(t *testing.T) {
 		container := create(t, networked(t))
 		// Slow answers: what comes in is not called for by what has just gone out.
 		texts := []string{"slow " + unique("talk") + ".", "slow " + unique("talk6") + "."}
@@ -428,13 +428,13 @@ func TestDenyByDefault(t *testing.T) {
 		holds(t, sh(t, container, "cat /etc/hosts"), addressOf(t, container))
 		sh(t, container, "ping -c1 -W2 127.0.0.1")
 	})
-	behaviour(t, "one rule that only logs opens everything, names included", func(t *testing.T) {
+	long(t, "one rule that only logs opens everything, names included", func(t *testing.T) {
 		container := createOn(t, hermetic, networked(t, garden.NetOutRule{Log: true}))
 		reaches(t, container, all()...)
 		plain := create(t, spec(t))
 		equal(t, "resolv.conf", sh(t, container, "cat /etc/resolv.conf"), sh(t, plain, "cat /etc/resolv.conf"))
 	})
-	behaviour(t, "rules open what they name and nothing else", func(t *testing.T) {
+	long(t, "rules open what they name and nothing else", func(t *testing.T) {
 		container := createOn(t, hermetic, networked(t, garden.NetOutRule{
 			Protocol: garden.ProtocolTCP, Networks: only(harness.Near), Ports: ports(harness.Port, harness.Port),
 		}))
@@ -447,7 +447,7 @@ func TestDenyByDefault(t *testing.T) {
 		must(t, container.NetOut(garden.NetOutRule{}))
 		reaches(t, container, all()...)
 	})
-	behaviour(t, "who is in one subnet is reached without a rule", func(t *testing.T) {
+	long(t, "who is in one subnet is reached without a rule", func(t *testing.T) {
 		one := createOn(t, hermetic, in(networked(t), "10.254.30.0/24"))
 		two := createOn(t, hermetic, in(networked(t), "10.254.30.0/24"))
 		serve(t, one, tcp("0.0.0.0", 9000), udp("0.0.0.0", 9000))
