@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),
         },
-        Command::Config(args) => cli::config::config(args),
+        Command::Local(command) => cli::run_local(command),
         Command::Check(args) => match runtime.block_on(run_check(*args)) {
             Ok(status) => status,
             Err(error) => failed(&error),
