@@ -38,6 +38,10 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    let settings = settings(&config)?;
+    for fault in settings.faults() {
+        tracing::warn!("{fault}");
+    }
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
@@ -64,12 +68,14 @@ pub async fn serve(sources: Sources) -> Result<()> {
         runtime,
         group_limit: config.places_per_shim.get(),
         id_map: config.id_map.clone(),
+        settings,
         ..containerd::Options::default()
     };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
+        privileged_mode: config.privileged_mode,
         ..mount::Options::default()
     };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
@@ -162,6 +168,17 @@ fn containerd_program(binary: Option<&Path>) -> PathBuf {
     binary.map_or_else(|| PathBuf::from("containerd"), Path::to_owned)
 }
 
+/// What places may do.
+fn settings(config: &ServeConfig) -> Result<containerd::Settings> {
+    let seccomp = match &config.seccomp_profile {
+        config::SeccompProfile::Default => containerd::SeccompProfile::Default,
+        config::SeccompProfile::Unconfined => containerd::SeccompProfile::Unconfined,
+        config::SeccompProfile::File(path) => containerd::SeccompProfile::read(path)?,
+    };
+    let (privileged_mode, allowed_devices) = (config.privileged_mode, config.allowed_devices.clone());
+    Ok(containerd::Settings { seccomp, privileged_mode, allowed_devices })
+}
+
 fn runtime(config: &ServeConfig) -> Result<Runtime> {
     Ok(config.runtime.to_string().parse()?)
 }
@@ -181,6 +198,7 @@ fn options(config: &ServeConfig, folders: &Folders) -> Options {
         pool_size: config.pool_size,
         places: folders.places(),
         detach_grace: config.detach_grace,
+        create_deadline: config.request_timeout,
         ..Options::default()
     }
 }

@@ -10,4 +10,5 @@ pub mod mount;
 pub mod place;
 pub mod process;
 pub mod quota;
+pub mod rights;
 pub mod sys;

@@ -41,6 +41,8 @@ pub struct Place {
     pub running: bool,
     pub furnished: Option<ContainerUid>,
     pub half_furnished: bool,
+    /// Made with settings that are other by now.
+    pub outdated: bool,
     pub label: Option<(ContainerUid, String)>,
     /// Processes that run in it.
     pub alive: usize,
@@ -55,6 +57,7 @@ impl Place {
             running: true,
             furnished: None,
             half_furnished: false,
+            outdated: false,
             label: None,
             alive: 0,
             limits: Limits::default(),

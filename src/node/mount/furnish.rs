@@ -41,6 +41,7 @@ pub(super) struct Furnishing {
     pub(super) place: PathBuf,
     pub(super) container: ContainerUid,
     pub(super) handle: Handle,
+    /// Its place is to have no user namespace.
     pub(super) privileged: bool,
     pub(super) limits: Limits,
     pub(super) wanted: Wanted,

@@ -31,6 +31,7 @@ pub use entry::{HostMounts, OwnMounts};
 
 use super::ids::IdMap;
 use super::place::Folders;
+use super::rights::PrivilegedMode;
 use async_trait::async_trait;
 use default_rootfs::Store;
 use entry::Home;
@@ -55,6 +56,8 @@ pub struct Options {
     pub host_mounts: HostMounts,
     /// How unprivileged places map ids; they are refused where they do otherwise.
     pub id_map: IdMap,
+    /// What privileged containers are given.
+    pub privileged_mode: PrivilegedMode,
     /// How long checking and furnishing may take, each.
     pub deadline: Duration,
     /// How long a caller waits for a layer's removal, which goes on meanwhile.
@@ -67,6 +70,7 @@ impl Default for Options {
             default_rootfs: None,
             host_mounts: HostMounts::Own,
             id_map: IdMap::garden(),
+            privileged_mode: PrivilegedMode::Full,
             deadline: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
         }
@@ -197,7 +201,7 @@ impl Rootfs for MountNode {
             place: self.folders.place(sandbox),
             container: container.clone(),
             handle: handle.clone(),
-            privileged: spec.privileged,
+            privileged: self.options.privileged_mode.rights(spec.privileged).is_full(),
             limits: spec.limits,
             wanted: self.wanted(spec)?,
             host: self.options.host_mounts.clone(),
