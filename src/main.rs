@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(status) => return status,
     };
+    gardend::node::sys::share_heaps();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::from(error).context("cannot start")),
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),
         },
-        Command::Config(args) => cli::config::config(args),
+        Command::Local(command) => cli::run_local(command),
         Command::Check(args) => match runtime.block_on(run_check(*args)) {
             Ok(status) => status,
             Err(error) => failed(&error),

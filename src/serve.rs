@@ -41,6 +41,10 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    let settings = settings(&config)?;
+    for fault in settings.faults() {
+        tracing::warn!("{fault}");
+    }
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
@@ -67,13 +71,15 @@ pub async fn serve(sources: Sources) -> Result<()> {
         runtime,
         group_limit: config.places_per_shim.get(),
         id_map: config.id_map.clone(),
+        settings,
         ..containerd::Options::default()
     };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
-        resolver: resolver(config.network.as_ref()),
+        resolver: resolver(&config),
+        privileged_mode: config.privileged_mode,
         ..mount::Options::default()
     };
     let rootfs = MountNode::new(folders.clone(), mount_options)?;
@@ -168,6 +174,17 @@ fn containerd_program(binary: Option<&Path>) -> PathBuf {
     binary.map_or_else(|| PathBuf::from("containerd"), Path::to_owned)
 }
 
+/// What places may do.
+fn settings(config: &ServeConfig) -> Result<containerd::Settings> {
+    let seccomp = match &config.seccomp_profile {
+        config::SeccompProfile::Default => containerd::SeccompProfile::Default,
+        config::SeccompProfile::Unconfined => containerd::SeccompProfile::Unconfined,
+        config::SeccompProfile::File(path) => containerd::SeccompProfile::read(path)?,
+    };
+    let (privileged_mode, allowed_devices) = (config.privileged_mode, config.allowed_devices.clone());
+    Ok(containerd::Settings { seccomp, privileged_mode, allowed_devices })
+}
+
 fn runtime(config: &ServeConfig) -> Result<Runtime> {
     Ok(config.runtime.to_string().parse()?)
 }
@@ -194,11 +211,13 @@ fn policy(config: &NetworkConfig) -> Policy {
     }
 }
 
-fn resolver(config: Option<&NetworkConfig>) -> Resolver {
-    config.map_or_else(Resolver::default, |config| Resolver {
-        servers: config.dns_servers.clone(),
-        deny_by_default: config.deny_by_default,
-    })
+fn resolver(config: &ServeConfig) -> Resolver {
+    let hosts = config.additional_hosts.iter().map(|host| (host.name.clone(), host.address)).collect();
+    let (servers, deny_by_default) = match &config.network {
+        Some(network) => (network.dns_servers.clone(), network.deny_by_default),
+        None => (Vec::new(), false),
+    };
+    Resolver { servers, deny_by_default, hosts }
 }
 
 fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
@@ -216,6 +235,7 @@ fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
         places: folders.places(),
         detach_grace: config.detach_grace,
         network,
+        create_deadline: config.request_timeout,
         ..Options::default()
     })
 }

@@ -181,6 +181,7 @@ pub async fn a_place_is_made_once_killed_and_removed_any_number_of_times(contrac
         for _ in 0..2 {
             node.sandboxes.ensure(&id, kind).await.expect("a place is made");
             assert_eq!(contract.seen(&id).await, Some(true));
+            assert!(node.sandboxes.is_current(&id, kind).await, "it was made just now");
             assert_eq!(node.processes.connect(&id).await.expect("its init answers"), []);
             assert!(!node.processes.occupied(&id).await.expect("its init answers"));
         }
@@ -194,6 +195,7 @@ pub async fn a_place_is_made_once_killed_and_removed_any_number_of_times(contrac
             node.sandboxes.remove(&id).await.expect("it is removed");
         }
         assert_eq!(contract.seen(&id).await, None);
+        assert!(!node.sandboxes.is_current(&id, kind).await, "what is not there is not to be had");
     }
 }
 

@@ -15,8 +15,7 @@
 //! - Pure: no clock, no I/O, no randomness. The same arguments give the same step.
 //! - From every observation the steps reach rest if each succeeds once.
 //! - A place whose furnishing was not confirmed is never furnished again; it is replaced.
-//! - Nothing is released before what ran is dead; nothing is killed before that is recorded.
-//! - No handle is given back while something of its container's network may be on the node.
+//! - Nothing is killed before that is recorded, nor given back before it is dead and cut off.
 //!
 //! Leaves to others: deadlines (`queue`), doing a step (`reconcile`), who may ask (`service`).
 

@@ -66,6 +66,10 @@ pub trait Sandboxes: Send + Sync {
     /// an earlier attempt: an error of kind `Failed` (the caller removes it and takes another).
     async fn ensure(&self, id: &SandboxId, kind: SandboxKind) -> Result<(), NodeError>;
 
+    /// Whether a blank place is as [`Self::ensure`] would make it now, and not one that an earlier
+    /// gardend made with other settings.
+    async fn is_current(&self, id: &SandboxId, kind: SandboxKind) -> bool;
+
     /// Writes on the place whose it is, for people who look at the node with containerd's tools.
     async fn label(&self, id: &SandboxId, container: &ContainerUid, handle: &Handle) -> Result<(), NodeError>;
 

@@ -10,6 +10,9 @@ use std::process::ExitCode;
 
 /// The options of `check`: those of `serve`, since that is what is checked.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  gardend check\n  gardend check --containerd /run/containerd/containerd.sock --json"
+)]
 pub struct CheckArgs {
     /// What would be served with.
     #[command(flatten)]

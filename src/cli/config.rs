@@ -10,6 +10,9 @@ use std::process::ExitCode;
 
 /// What of it to show.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  gardend config show\n  gardend config schema > gardend.schema.json\n  gardend config docs"
+)]
 pub struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -52,15 +55,16 @@ enum Value<'a> {
     One(Option<&'a str>),
 }
 
-/// Prints what was asked for; answers the status to exit with.
-pub fn config(args: ConfigArgs) -> ExitCode {
+/// Prints what was asked for.
+pub(super) fn config(args: ConfigArgs) -> Result<ExitCode, Failure> {
     let ui = Ui::new();
-    let printed = match args.command {
-        ConfigCommand::Show(args) => show(&ui, *args),
-        ConfigCommand::Schema => ui.json(&config::schema()),
-        ConfigCommand::Docs => ui.line(config::manual().trim_end()),
-    };
-    printed.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
+    match args.command {
+        ConfigCommand::Show(args) => show(&ui, *args)?,
+        ConfigCommand::Schema => ui.json(&config::schema())?,
+        // As it is: a page has lines.
+        ConfigCommand::Docs => ui.text(&config::manual())?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show(ui: &Ui, args: ShowArgs) -> Result<(), Failure> {

@@ -9,32 +9,38 @@
 //! failed, 126 where the program cannot be executed, 127 where it is not there, 128 + N where
 //! signal N ended the waiting.
 
+mod allow;
 mod attach;
 pub mod check;
 pub mod client;
-pub mod config;
+mod config;
+mod cp;
 mod create;
 mod feed;
 mod flags;
 mod info;
+mod limits;
 mod local;
+mod logs;
 mod ls;
 mod outcome;
 mod output;
 mod ping;
+mod ports;
 mod props;
 mod proxy;
 mod ps;
+mod reference;
 mod rm;
 mod run;
 mod session;
 mod shell;
 mod signals;
+mod stats;
 mod stop;
 mod terminal;
 
 pub use check::CheckArgs;
-pub use config::ConfigArgs;
 pub use output::report_error;
 
 use crate::config::Sources;
@@ -81,11 +87,23 @@ pub enum Command {
     Serve(Box<ServeCommand>),
     /// Tell whether this node can serve, and what to do where it cannot
     Check(Box<CheckArgs>),
-    /// Show the server's options, where each is from, and what there is to set
-    Config(ConfigArgs),
+    /// A command that asks nobody.
+    #[command(flatten)]
+    Local(LocalCommand),
     /// A command that asks a server.
     #[command(flatten)]
     Client(ClientCommand),
+}
+
+/// A command that asks nobody.
+#[derive(Debug, Subcommand)]
+pub enum LocalCommand {
+    /// Show the server's options, where each is from, and what there is to set
+    Config(config::ConfigArgs),
+    /// Print completions for a shell
+    Completions(reference::CompletionsArgs),
+    /// Write manual pages of every command
+    Man(reference::ManArgs),
 }
 
 /// The options of `serve`.
@@ -120,6 +138,19 @@ pub enum ClientCommand {
     /// List containers
     #[command(visible_alias = "list")]
     Ls(ls::LsArgs),
+    /// Copy files into a container, or out of it
+    Cp(cp::CpArgs),
+    /// Show what a process wrote
+    Logs(logs::LogsArgs),
+    /// Show what containers use of processors, memory, network and disk
+    Stats(stats::StatsArgs),
+    /// Show and open ports of the node that lead into a container
+    #[command(visible_alias = "port")]
+    Ports(ports::PortsArgs),
+    /// Let a container reach addresses and ports
+    Allow(allow::AllowArgs),
+    /// Show the limits of a container
+    Limits(limits::LimitsArgs),
     /// Show what is known of a container
     #[command(visible_alias = "inspect")]
     Info(info::InfoArgs),
@@ -171,6 +202,16 @@ fn exits_as_a_process(args: &[OsString]) -> bool {
     first.is_some_and(|word| ["run", "shell", "attach"].iter().any(|name| word == name))
 }
 
+/// Carries a command out that asks nobody; answers the status to exit with.
+pub fn run_local(command: LocalCommand) -> ExitCode {
+    let result = match command {
+        LocalCommand::Config(args) => config::config(args),
+        LocalCommand::Completions(args) => reference::completions(&args),
+        LocalCommand::Man(args) => reference::man(&args),
+    };
+    result.unwrap_or_else(Failure::report)
+}
+
 /// Carries a client command out; answers the status to exit with.
 ///
 /// Threads that read stdin or write to a stdout that nobody reads may be left behind: end the
@@ -185,6 +226,12 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Attach(args) => attach::attach(&context, args).await.map_err(Failure::of_a_process),
         ClientCommand::Ps(args) => ps::ps(&context, args).await,
         ClientCommand::Ls(args) => ls::ls(&context, args).await,
+        ClientCommand::Cp(args) => cp::cp(&context, args).await,
+        ClientCommand::Logs(args) => logs::logs(&context, args).await,
+        ClientCommand::Stats(args) => stats::stats(&context, args).await,
+        ClientCommand::Ports(args) => ports::ports(&context, args).await,
+        ClientCommand::Allow(args) => allow::allow(&context, args).await,
+        ClientCommand::Limits(args) => limits::limits(&context, args).await,
         ClientCommand::Info(args) => info::info(&context, args).await,
         ClientCommand::Props(args) => props::props(&context, args).await,
         ClientCommand::Stop(args) => stop::stop(&context, args).await,

@@ -140,6 +140,20 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_of_concourse_has_an_option_that_there_is_or_says_why_not() {
+        let names: Vec<String> = list::options().iter().map(|option| option.name().to_owned()).collect();
+        let page = committed("concourse.md");
+        let rows: Vec<Vec<&str>> =
+            page.lines().filter(|line| line.starts_with("| `")).map(|line| line.split(" | ").collect()).collect();
+        assert!(rows.len() > 20, "{rows:?}");
+        for row in rows.iter().skip(1) {
+            let counterpart = row[1];
+            let is_option = counterpart.split('`').nth(1).is_some_and(|name| names.iter().any(|known| known == name));
+            assert!(is_option || matches!(counterpart, "not yet" | "none needed"), "{row:?}");
+        }
+    }
+
+    #[test]
     fn the_schema_has_exactly_the_options_each_as_what_it_is() {
         let schema = schema();
         let properties = schema["properties"].as_object().unwrap();

@@ -11,9 +11,14 @@
 //! `#[schemars(with = "...")]`.
 
 use super::network::{NetworkArgs, NetworkConfig, SmallMtu};
-use super::values::{Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration};
+use super::values::{
+    AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration,
+    parse_request_timeout,
+};
 use crate::net::Address;
+use crate::node::containerd::AllowedDevice;
 use crate::node::ids::IdMap;
+use crate::node::rights::PrivilegedMode;
 use crate::telemetry::{LogFilter, LogFormat};
 use clap::Args;
 use schemars::JsonSchema;
@@ -102,6 +107,36 @@ pub struct ServeArgs {
     #[schemars(with = "BytesText")]
     spool_size: Bytes,
 
+    /// How long making a container may take in all
+    #[arg(long, env = "GARDEND_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2m", value_parser = parse_request_timeout)]
+    #[schemars(with = "DurationText")]
+    request_timeout: Duration,
+
+    /// The filter of system calls of containers without privileges: gardend's own, none, or a file with `linux.seccomp` of OCI
+    #[arg(long, help_heading = "Isolation", env = "GARDEND_SECCOMP_PROFILE", value_name = "default|unconfined|PATH", default_value = "default", value_parser = parse_seccomp)]
+    #[schemars(with = "String")]
+    seccomp_profile: SeccompProfile,
+
+    /// What privileged containers are given: all there is; mounts, FUSE and namespaces within a user namespace of their own;
+    /// or no more than others
+    #[arg(long, help_heading = "Isolation", env = "GARDEND_PRIVILEGED_MODE", value_name = "MODE", value_enum, default_value_t = PrivilegedMode::Full)]
+    privileged_mode: PrivilegedMode,
+
+    /// A device for containers that are not fully privileged: one of the machine's by its path, or a rule of cgroups
+    #[arg(
+        long,
+        help_heading = "Isolation",
+        env = "GARDEND_ALLOWED_DEVICE",
+        value_name = "/dev/PATH[:rwm]|\"TYPE MAJOR:MINOR rwm\""
+    )]
+    #[schemars(with = "Vec<String>")]
+    allowed_device: Vec<AllowedDevice>,
+
+    /// A name that every container finds in its /etc/hosts
+    #[arg(long, help_heading = "Network", env = "GARDEND_ADDITIONAL_HOST", value_name = "NAME=IP")]
+    #[schemars(with = "Vec<String>")]
+    additional_host: Vec<AdditionalHost>,
+
     /// What to log: error, warn, info, debug, trace, or a filter such as `gardend=debug,h2=info`
     #[arg(long, env = "GARDEND_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     #[schemars(with = "String")]
@@ -151,6 +186,16 @@ pub struct ServeConfig {
     pub spool_size: Bytes,
     /// The network of containers; `None`: they have none.
     pub network: Option<NetworkConfig>,
+    /// How long making a container may take.
+    pub request_timeout: Duration,
+    /// The filter of containers without privileges.
+    pub seccomp_profile: SeccompProfile,
+    /// What privileged containers are given.
+    pub privileged_mode: PrivilegedMode,
+    /// Devices of containers that are not fully privileged.
+    pub allowed_devices: Vec<AllowedDevice>,
+    /// Names that every container knows.
+    pub additional_hosts: Vec<AdditionalHost>,
     /// What to log.
     pub log_filter: LogFilter,
     /// How.
@@ -178,6 +223,17 @@ pub enum Runtime {
     Crun,
     /// Another program that speaks their language. Absolute.
     Path(PathBuf),
+}
+
+/// A filter of system calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeccompProfile {
+    /// gardend's own.
+    Default,
+    /// None.
+    Unconfined,
+    /// In this file. Absolute.
+    File(PathBuf),
 }
 
 /// Options that are well-formed one by one and cannot be together.
@@ -255,6 +311,14 @@ impl ServeArgs {
             detach_grace: self.detach_grace,
             spool_size: self.spool_size,
             network: self.network.validate()?,
+            request_timeout: self.request_timeout,
+            seccomp_profile: match self.seccomp_profile {
+                SeccompProfile::File(path) => SeccompProfile::File(absolute("--seccomp-profile", &path)?),
+                named => named,
+            },
+            privileged_mode: self.privileged_mode,
+            allowed_devices: self.allowed_device,
+            additional_hosts: self.additional_host,
             log_filter: self.log_level,
             log_format: self.log_format,
         })
@@ -301,6 +365,15 @@ fn parse_runtime(text: &str) -> Result<Runtime, String> {
         "crun" => Ok(Runtime::Crun),
         path if path.contains('/') => Ok(Runtime::Path(path.into())),
         _ => Err("neither `runc`, `crun` nor the path of a runtime".to_owned()),
+    }
+}
+
+fn parse_seccomp(text: &str) -> Result<SeccompProfile, String> {
+    match text {
+        "default" => Ok(SeccompProfile::Default),
+        "unconfined" => Ok(SeccompProfile::Unconfined),
+        path if path.contains('/') => Ok(SeccompProfile::File(path.into())),
+        _ => Err("neither `default`, `unconfined` nor the path of a profile, as in ./profile.json".to_owned()),
     }
 }
 
@@ -389,6 +462,11 @@ mod tests {
             (["--max-containers", "0"], "leave it out"),
             (["--default-grace-time", "60"], "has no unit; say 90s"),
             (["--spool-size", "much"], "64K"),
+            (["--request-timeout", "0"], "10m"),
+            (["--seccomp-profile", "strict"], "neither `default`"),
+            (["--privileged-mode", "none"], "full, fuse-only, ignore"),
+            (["--allowed-device", "b 7* rwm"], "MAJOR:MINOR"),
+            (["--additional-host", "name"], "NAME=IP"),
             (["--listen-mode", "rw-rw----"], "octal"),
             (["--listen", "unix://run/x"], "begin with /"),
             (["--runtime", "podman"], "neither `runc`"),

@@ -4,6 +4,7 @@ use rustix::fs::Mode;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,6 +15,15 @@ pub struct Bytes(pub u64);
 /// Who may open a unix socket: permission bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMode(pub u32);
+
+/// A name and its address, for /etc/hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdditionalHost {
+    /// The name.
+    pub name: String,
+    /// Where it is.
+    pub address: IpAddr,
+}
 
 /// A group as it is written: its name, or its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +133,42 @@ impl fmt::Display for SocketMode {
     }
 }
 
+/// A time that something may take. Nothing may take for ever.
+pub(super) fn parse_request_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        timeout if timeout < Duration::from_secs(1) => {
+            Err("less than a second, in which no container is made; say 2m, or 10m for one that may take long"
+                .to_owned())
+        }
+        timeout => Ok(timeout),
+    }
+}
+
+impl FromStr for AdditionalHost {
+    type Err = String;
+
+    /// Reads `NAME=IP`, and `NAME:IP` as Docker has it, and `IP NAME` as /etc/hosts has it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "not NAME=IP, as in registry=10.1.2.3".to_owned();
+        let (name, address) = match text.split_once('=').or_else(|| text.split_once(':')) {
+            Some(pair) if text.contains('=') || !text.contains(' ') => pair,
+            _ => text.split_once(' ').map(|(address, name)| (name, address)).ok_or_else(wrong)?,
+        };
+        let (name, address) = (name.trim(), address.trim().trim_matches(['[', ']']));
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_');
+        if name.is_empty() || !name.chars().all(is_name) {
+            return Err(wrong());
+        }
+        Ok(Self { name: name.to_owned(), address: address.parse().map_err(|_| wrong())? })
+    }
+}
+
+impl fmt::Display for AdditionalHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.address)
+    }
+}
+
 impl FromStr for GroupName {
     type Err = String;
 
@@ -214,6 +260,25 @@ mod tests {
         assert_eq!(SocketMode(0o660).to_string(), "0660");
         for text in ["", "0", "0o", "rw", "0668", "01777", "0+660", "432"] {
             assert!(text.parse::<SocketMode>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_a_name_and_an_address_however_they_are_written() {
+        for (text, name, address) in [
+            ("registry=10.1.2.3", "registry", "10.1.2.3"),
+            ("a.b-c=fd00::1", "a.b-c", "fd00::1"),
+            ("registry:10.1.2.3", "registry", "10.1.2.3"),
+            ("registry:[fd00::1]", "registry", "fd00::1"),
+            ("10.1.2.3 registry", "registry", "10.1.2.3"),
+            ("fd00::1 registry", "registry", "fd00::1"),
+        ] {
+            let host = AdditionalHost { name: name.to_owned(), address: address.parse().unwrap() };
+            assert_eq!(text.parse(), Ok(host.clone()), "{text}");
+            assert_eq!(host.to_string().parse(), Ok(host));
+        }
+        for text in ["", "registry", "=10.1.2.3", "registry=", "registry=there", "a b=10.1.2.3", "x\ny=10.1.2.3"] {
+            assert!(text.parse::<AdditionalHost>().is_err(), "{text:?}");
         }
     }
 }

@@ -11,4 +11,5 @@ pub mod network;
 pub mod place;
 pub mod process;
 pub mod quota;
+pub mod rights;
 pub mod sys;

@@ -61,6 +61,12 @@ impl Server {
         server
     }
 
+    /// Further arguments, from the next start on.
+    #[allow(dead_code, reason = "for tests with other settings after a restart")]
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+    }
+
     /// A folder of the test's, beside the server's own.
     pub fn scratch(&self) -> &Path {
         self.folder.path()

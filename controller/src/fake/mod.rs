@@ -253,6 +253,11 @@ impl FakeNode {
         self.world().spawned.len()
     }
 
+    /// Gives the node other settings: no place that there is would be made as it is.
+    pub fn change_settings(&self) {
+        self.world().places.values_mut().for_each(|place| place.outdated = true);
+    }
+
     /// Adds a place that no record speaks of.
     pub fn add_stray_place(&self) -> SandboxId {
         let id = SandboxId::generate();

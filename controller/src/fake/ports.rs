@@ -173,6 +173,10 @@ impl Sandboxes for Life {
         .await
     }
 
+    async fn is_current(&self, id: &SandboxId, _: SandboxKind) -> bool {
+        self.world().places.get(id).is_some_and(|place| !place.outdated)
+    }
+
     async fn label(&self, id: &SandboxId, container: &ContainerUid, handle: &Handle) -> Result<(), NodeError> {
         self.plain(Call::Label, |world| {
             let place = world.places.get_mut(id).ok_or_else(|| not_there(id))?;

@@ -51,6 +51,8 @@ pub struct Place {
     /// It was told that it has a network, and once had it.
     pub networked: bool,
     pub connected: bool,
+    /// Made with settings that are other by now.
+    pub outdated: bool,
     pub label: Option<(ContainerUid, String)>,
     /// Processes that run in it.
     pub alive: usize,
@@ -67,6 +69,7 @@ impl Place {
             half_furnished: false,
             networked: false,
             connected: false,
+            outdated: false,
             label: None,
             alive: 0,
             limits: Limits::default(),

@@ -44,6 +44,7 @@ pub(super) struct Furnishing {
     pub(super) handle: Handle,
     pub(super) network: Option<NetworkWanted>,
     pub(super) resolver: Resolver,
+    /// Its place is to have no user namespace.
     pub(super) privileged: bool,
     pub(super) limits: Limits,
     pub(super) wanted: Wanted,

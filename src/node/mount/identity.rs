@@ -2,7 +2,7 @@
 
 use super::error::{Result, attempting};
 use super::owner::Owner;
-use crate::node::network::{Resolver, own_name};
+use crate::node::network::Resolver;
 use gardend_controller::ports::NetworkWanted;
 use gardend_controller::record::Handle;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
@@ -65,7 +65,7 @@ pub(super) fn write_files(place: &Path, names: &Names<'_>, owner: Owner) -> Resu
 
 fn hosts(names: &Names<'_>) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    text.push_str(&own_name(names.network, names.hostname));
+    text.push_str(&names.resolver.hosts(names.network, names.hostname));
     text
 }
 

@@ -32,6 +32,7 @@ pub use entry::{HostMounts, OwnMounts};
 use super::ids::IdMap;
 use super::network::Resolver;
 use super::place::Folders;
+use super::rights::PrivilegedMode;
 use async_trait::async_trait;
 use default_rootfs::Store;
 use entry::Home;
@@ -58,6 +59,8 @@ pub struct Options {
     pub id_map: IdMap,
     /// How containers find names.
     pub resolver: Resolver,
+    /// What privileged containers are given.
+    pub privileged_mode: PrivilegedMode,
     /// How long checking and furnishing may take, each.
     pub deadline: Duration,
     /// How long a caller waits for a layer's removal, which goes on meanwhile.
@@ -71,6 +74,7 @@ impl Default for Options {
             host_mounts: HostMounts::Own,
             id_map: IdMap::garden(),
             resolver: Resolver::default(),
+            privileged_mode: PrivilegedMode::Full,
             deadline: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
         }
@@ -204,7 +208,7 @@ impl Rootfs for MountNode {
             handle: handle.clone(),
             network: network.cloned(),
             resolver: self.options.resolver.clone(),
-            privileged: spec.privileged,
+            privileged: self.options.privileged_mode.rights(spec.privileged).is_full(),
             limits: spec.limits,
             wanted: self.wanted(spec)?,
             host: self.options.host_mounts.clone(),

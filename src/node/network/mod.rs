@@ -33,7 +33,6 @@ use ipnet::IpNet;
 use names::Names;
 use netlink::Connection;
 pub use resolver::Resolver;
-pub(crate) use resolver::own_name;
 use routing::Priority;
 pub use routing::Uplink;
 use rules::{Rows, Stamp};

@@ -15,9 +15,21 @@ pub struct Resolver {
     pub servers: Vec<IpAddr>,
     /// A container without rules reaches nobody, and is told of nobody.
     pub deny_by_default: bool,
+    /// What every container's /etc/hosts says beside: names and whose they are.
+    pub hosts: Vec<(String, IpAddr)>,
 }
 
 impl Resolver {
+    /// What /etc/hosts of a container says after its loopback's names: its own, and everybody's.
+    pub fn hosts(&self, network: Option<&NetworkWanted>, hostname: &str) -> String {
+        let mut text = own_name(network, hostname);
+        for (name, address) in &self.hosts {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{address}\t{name}");
+        }
+        text
+    }
+
     /// /etc/resolv.conf of a container.
     pub fn resolv_conf(&self, network: Option<&NetworkWanted>) -> String {
         let Some(network) = network else { return String::new() };
@@ -53,7 +65,7 @@ fn usable(text: &str) -> String {
 }
 
 /// The line of a container's own name in its /etc/hosts.
-pub(crate) fn own_name(network: Option<&NetworkWanted>, hostname: &str) -> String {
+fn own_name(network: Option<&NetworkWanted>, hostname: &str) -> String {
     // Names in this file end at white space.
     if hostname.contains(char::is_whitespace) {
         return String::new();
@@ -98,7 +110,8 @@ mod tests {
 
     #[test]
     fn who_reaches_nobody_is_told_of_nobody() {
-        let resolver = Resolver { servers: vec!["192.0.2.9".parse().unwrap()], deny_by_default: true };
+        let resolver =
+            Resolver { servers: vec!["192.0.2.9".parse().unwrap()], deny_by_default: true, ..Resolver::default() };
         assert_eq!(resolver.resolv_conf(Some(&wanted())), "");
         let mut open = wanted();
         open.rules_out.push(RuleOut::default());
@@ -112,5 +125,8 @@ mod tests {
         assert_eq!(own_name(Some(&network), "one"), "10.80.0.2\tone\n2001:db8::2\tone\n");
         assert_eq!(own_name(None, "one"), "127.0.0.1\tone\n");
         assert_eq!(own_name(None, "two words"), "");
+        let hosts = vec![("db".to_owned(), "192.0.2.7".parse().unwrap())];
+        let text = Resolver { hosts, ..Resolver::default() }.hosts(None, "one");
+        assert_eq!(text, "127.0.0.1\tone\n192.0.2.7\tdb\n");
     }
 }
