@@ -409,9 +409,19 @@ async fn a_port_leads_in_from_outside_from_the_node_and_from_other_containers() 
     world.outside.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", (NODE, 61_001)).unwrap());
     server.recv_from(&mut [0; 8]).unwrap();
 
+    // A connection does not outlive the port that it came by.
+    let client = world.outside.run(|| UdpSocket::bind("0.0.0.0:4113").unwrap());
+    let send = || client.send_to(b"x", (NODE, 61_001)).unwrap();
+    send();
+    let (_, peer) = server.recv_from(&mut [0; 8]).unwrap();
+    server.send_to(b"y", peer).unwrap();
+    send();
+    server.recv_from(&mut [0; 8]).unwrap();
     one.ports_in.clear();
     world.ensure(&one).await;
     no_way(&world.outside, NODE, 61_001);
+    send();
+    assert!(server.recv_from(&mut [0; 8]).is_err());
 }
 
 #[tokio::test]
@@ -454,6 +464,10 @@ async fn containers_reach_each_other_within_their_subnet_or_by_a_rule_that_names
     world.ensure(&three).await;
     assert_eq!(dial(&third, one.addresses.address, 80), "one");
     assert!(said("ip", "rule").contains("from 10.99.0.0/24"));
+    let (_fourth, mut four) = world.place(4);
+    four.addresses.subnet = "198.51.100.16/28".parse().unwrap();
+    let error = world.node.ensure(&|| Some(four.clone())).await.unwrap_err();
+    assert!(error.message.contains("198.51.100.16/28 overlaps 198.51.100.0/24"), "{error}");
 }
 
 #[tokio::test]

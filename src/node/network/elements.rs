@@ -35,8 +35,8 @@ pub(super) enum Value {
 }
 
 /// All sets.
-pub(super) const SETS: [&str; 8] =
-    ["sources4", "sources6", "containers4", "containers6", "peers4", "outlets", "ports4", "ports6"];
+pub(super) const SETS: [&str; 10] =
+    ["sources4", "sources6", "containers4", "containers6", "peers4", "outlets", "ports4", "ports6", "doors4", "doors6"];
 
 /// A container's elements, its link being `link`.
 pub(super) fn of(wanted: &NetworkWanted, link: &str) -> Vec<Element> {
@@ -69,9 +69,11 @@ pub(super) fn of(wanted: &NetworkWanted, link: &str) -> Vec<Element> {
         for protocol in [TCP, UDP] {
             let key = port_key(protocol, port.host_port);
             let to4 = target4(addresses.address, port.container_port);
+            elements.push(set("doors4", [key[..4].to_vec(), to4.clone()].concat()));
             elements.push(Element { set: "ports4", key: key.clone(), end: None, value: Value::Bytes(to4) });
             if let Some(ipv6) = addresses.ipv6 {
                 let to6 = target6(ipv6, port.container_port);
+                elements.push(set("doors6", [key[..4].to_vec(), to6.clone()].concat()));
                 elements.push(Element { set: "ports6", key, end: None, value: Value::Bytes(to6) });
             }
         }

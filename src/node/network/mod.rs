@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use elements::Element;
 use gardend_controller::ports::{Network, NetworkWanted, NodeError, NodeErrorKind, WantedNow};
 use gardend_controller::record::{ContainerUid, RuleOut, SandboxId};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use names::Names;
 use netlink::Connection;
 pub use resolver::Resolver;
@@ -242,6 +242,9 @@ impl State {
         let link = self.names.link(&wanted.sandbox);
         let mtu = self.mtu()?;
         if !self.in_pools(&wanted) {
+            if !self.known.contains_key(&wanted.container) {
+                self.refuse_the_nodes_own(&wanted)?;
+            }
             self.guard(Some(&wanted))?;
         }
         let was_limited = self.known.get(&wanted.container).is_some_and(|before| before.bandwidth_rate > 0);
@@ -253,6 +256,25 @@ impl State {
             self.forget_link(&self.names.link(&before.sandbox));
         }
         changed
+    }
+
+    /// A container that had an address of the node's own networks would take it from whoever has it.
+    fn refuse_the_nodes_own(&mut self, wanted: &NetworkWanted) -> Result<(), NodeError> {
+        let ours = links::list(&mut self.route, self.names.prefix()).map_err(attempting("looking at links"))?;
+        let ours: BTreeSet<u32> = ours.into_values().collect();
+        let networks = routing::own_networks(&mut self.route).map_err(attempting("looking at addresses"))?;
+        let asked = wanted.addresses.subnet;
+        let overlaps = |network: &Ipv4Net| network.contains(&asked.network()) || asked.contains(&network.network());
+        let taken = networks.into_iter().filter(|(link, _)| !ours.contains(link)).map(|(_, network)| network.trunc());
+        match taken.into_iter().find(overlaps) {
+            None => Ok(()),
+            Some(network) => {
+                let message = format!(
+                    "the requested subnet {asked} overlaps {network}, which the node itself is in; choose another"
+                );
+                Err(NodeError::new(NodeErrorKind::Invalid, message))
+            }
+        }
     }
 
     fn release(&mut self, container: &ContainerUid) -> Result<(), NodeError> {

@@ -12,7 +12,7 @@
 use super::netlink::Connection;
 use super::ruleset::MARK;
 use crate::node::containerd::labels::OwnerMark;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -169,6 +169,22 @@ pub(super) fn uplink(route: &mut Connection) -> io::Result<Uplink> {
         None => address_of(route, link)?,
     };
     Ok(Uplink { mtu: mtu_of(route, link)?.unwrap_or(USUAL_MTU), address })
+}
+
+/// The networks of IPv4 that the node has addresses in, by the number of the link.
+pub(super) fn own_networks(route: &mut Connection) -> io::Result<Vec<(u32, Ipv4Net)>> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let found = route.dump(RouteNetlinkMessage::GetAddress(request))?;
+    let network = |found| {
+        let RouteNetlinkMessage::NewAddress(found) = found else { return None };
+        let address = found.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(IpAddr::V4(address)) => Some(*address),
+            _ => None,
+        })?;
+        Ipv4Net::new(address, found.header.prefix_len).ok().map(|network| (found.header.index, network))
+    };
+    Ok(found.into_iter().filter_map(network).collect())
 }
 
 fn address_of(route: &mut Connection, link: u32) -> io::Result<Option<Ipv4Addr>> {

@@ -78,6 +78,7 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
     rule("forward", &format!("iifname {ours} goto from_container"));
     rule("forward", &format!("oifname {ours} goto to_container"));
 
+    rule("from_container", &format!("oifname {ours} ct status dnat goto door"));
     rule("from_container", "ct state established,related accept");
     rule("from_container", &format!("oifname {ours} goto between"));
     rule("from_container", "iifname vmap @outlets");
@@ -90,14 +91,21 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
         }
     }
 
-    rule("between", "ct status dnat accept");
     rule("between", "ip saddr . ip daddr @peers4 accept");
     rule("between", "iifname vmap @outlets");
     rule("between", REJECT);
 
+    rule("to_container", "ct status dnat goto door");
     rule("to_container", "ct state established,related accept");
-    rule("to_container", "ct status dnat accept");
     rule("to_container", REJECT);
+
+    // Looked at with each packet: a connection does not outlive the port that it came by.
+    rule("door", "ct direction reply accept");
+    rule("door", "ct state related accept");
+    for (family, doors) in [("ip", "doors4"), ("ip6", "doors6")] {
+        rule("door", &format!("meta l4proto . {family} daddr . th dport @{doors} accept"));
+    }
+    rule("door", REJECT);
 
     rule("input", &format!("iifname != {ours} accept"));
     rule("input", "ct state established,related accept");
@@ -117,7 +125,7 @@ const REJECT: &str = "reject with icmpx type admin-prohibited";
 const NEIGHBOURS: &str = "{ nd-neighbor-solicit, nd-neighbor-advert }";
 
 /// Sets and maps by kind, name and definition. [`super::elements`] says what is in them.
-const SETS: [(&str, &str, &str); 8] = [
+const SETS: [(&str, &str, &str); 10] = [
     ("map", "sources4", "typeof iifname . ip saddr : ct zone;"),
     ("map", "sources6", "typeof iifname . ip6 saddr : ct zone;"),
     ("set", "containers4", "type ipv4_addr;"),
@@ -126,6 +134,8 @@ const SETS: [(&str, &str, &str); 8] = [
     ("map", "outlets", "type ifname : verdict;"),
     ("map", "ports4", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
     ("map", "ports6", "type inet_proto . inet_service : ipv6_addr . inet_service;"),
+    ("set", "doors4", "type inet_proto . ipv4_addr . inet_service;"),
+    ("set", "doors6", "type inet_proto . ipv6_addr . inet_service;"),
 ];
 
 /// Chains that the kernel calls, by name and place.
@@ -140,7 +150,7 @@ const BASE_CHAINS: [(&str, &str); 6] = [
 ];
 
 /// Chains that these call.
-const CHAINS: [&str; 3] = ["from_container", "between", "to_container"];
+const CHAINS: [&str; 4] = ["from_container", "between", "to_container", "door"];
 
 /// Has `nft` make the table what [`text`] says. Where an older gardend's table stands in the way it is
 /// made anew, in the same transaction.
