@@ -4,6 +4,7 @@
 # make bench  what a Garden client waits for, beside the bare containerd's own cost
 # make soak   the kills of tests/faults a thousand times over
 # make crds   the custom resource definitions, printed anew into crds/
+# make docs   docs/configuration.md and its schema, printed anew from the options
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -21,11 +22,11 @@ PAIRS ?= pinned:runc debian:crun debian:runc pinned:crun
 # Making containers needs root; building does not.
 ifneq ($(shell id -u),0)
 SUDO := sudo -E
-export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER ?= sudo -E
 endif
+# Each test program runs as root, in a network of its own.
+CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-go test-v2 lint bench soak crds setup tools FORCE
+.PHONY: run build test test-rust test-go test-v2 lint bench soak crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -47,7 +48,7 @@ test: test-rust test-go test-v2
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
-	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd cargo test --locked --workspace --no-fail-fast
+	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd $(CARGO_TEST) --workspace --no-fail-fast
 
 test-go: tools go.work
 	cargo build --locked --bin gardend
@@ -71,6 +72,7 @@ lint: setup go.work
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	scripts/check-dependencies.sh
 	scripts/check-go.sh
+	scripts/generate-docs.sh --check
 	for script in scripts/*.sh .ci/run; do bash -n "$$script"; done
 
 bench: tools go.work
@@ -81,9 +83,12 @@ bench: tools go.work
 
 soak: tools
 	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd GARDEND_TEST_KILLS=1000 \
-	  cargo test --locked --test faults -- --nocapture many_kills
+	  $(CARGO_TEST) --test faults -- --nocapture many_kills
 
 crds:
 	cargo run --locked --quiet --package gardend-crds
+
+docs:
+	scripts/generate-docs.sh
 
 FORCE:

@@ -1,9 +1,9 @@
 // Command bench measures what a Garden client waits for, with the client that Concourse and Cloud Foundry use, and
 // beside it, in turns with it, what the same costs straight on the same containerd with the same runtime: the floor.
 //
-// It starts two gardends of its own: one without blank places kept ready (pool 0), one with them. Their times are
-// those of the Go client's calls; a process's is from Run to the answer of Wait. It ends non-zero where gardend
-// misses a bar, and leaves nothing behind. GARDEND_BIN names the program.
+// It starts three gardends of its own: one without blank places kept ready (pool 0), one with them, and one without
+// blank places and without networks. Their times are those of the Go client's calls; a process's is from Run to the
+// answer of Wait. It ends non-zero where gardend misses a bar, and leaves nothing behind. GARDEND_BIN names the program.
 package main
 
 import (
@@ -29,6 +29,11 @@ func main() {
 	rounds := flag.Int("rounds", 60, "rounds of every measurement")
 	live := flag.Int("live", 250, "containers that live while list and bulk_info are measured")
 	flag.Parse()
+	// The packet filter's rules and the links are the bench's own.
+	if err := harness.OwnNetwork(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
 	missed, err := run(*rounds, *live)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -82,6 +87,11 @@ func run(rounds, live int) (missed bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, warm.server.TearDown()) }()
+	alone, err := start("--pool-size", "0", "--network", "none")
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, alone.server.TearDown()) }()
 	floor, err := newFloor(cold.server, rootfs.Folder(), b.root)
 	if err != nil {
 		return false, err
@@ -93,6 +103,7 @@ func run(rounds, live int) (missed bool, err error) {
 		func() error { return b.output(cold, 8) },
 		func() error { return b.files(cold, 12) },
 		func() error { return b.limited(cold, rounds) },
+		func() error { return b.networked(cold, warm, alone, rounds) },
 		func() error { return b.crowd("8 clients create 100, pool 0", cold, 8, 100) },
 		func() error { return b.crowd("8 clients create 12, out of a pool of 12", warm, 8, 12) },
 		func() error { return b.manyLive(cold, live, rounds) },

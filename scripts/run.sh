@@ -15,6 +15,8 @@ if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
   exit 1
 fi
 
+forwards=/proc/sys/net/ipv4/ip_forward
+forwarded=$(cat $forwards)
 folder=$(mktemp -d "${TMPDIR:-/tmp}/gardend-run.XXXXXX")
 # The root of an unprivileged container has to pass through.
 chmod 0711 "$folder"
@@ -24,6 +26,8 @@ finish() {
   trap '' INT TERM
   if [ -n "$server" ] && kill -TERM "$server" 2>/dev/null; then wait "$server" || true; fi
   "$top/scripts/teardown.sh" "$folder/state" "$folder/run" || true
+  # gardend has the machine forward packets.
+  [ "$(cat $forwards)" = "$forwarded" ] || echo "$forwarded" >$forwards
   rm -rf --one-file-system "$folder"
 }
 trap finish EXIT

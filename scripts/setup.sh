@@ -23,13 +23,17 @@ need containerd containerd
 need runc runc
 need curl curl
 need ps procps
+need ip iproute2
+need nft nftables
 # A busybox that is linked dynamically cannot run in a folder of its own.
 if ! has busybox || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing+=(busybox-static); fi
 if [ "$purpose" = test ]; then
   has go || give_up "no go: the tests by the real Garden client need Go 1.25 or newer (https://go.dev/dl), then try again"
   need crun crun
   need docker-registry docker-registry
+  need tc iproute2
   need setpriv util-linux
+  need unshare util-linux
   need nsenter util-linux
   need jq jq
   need git git

@@ -3,6 +3,7 @@
 # Containers normally outlive gardend; this is for a development server and for tests, whose folders are theirs alone.
 # Ends only processes whose command line names RUN_DIR, what those started, and what is in this gardend's cgroups.
 set -uo pipefail
+export PATH=$PATH:/usr/sbin:/sbin
 
 [ $# -eq 2 ] || { sed -n '2,4p' "$0" >&2; exit 2; }
 for folder in "$@"; do
@@ -81,6 +82,20 @@ for round in 1 2 3 4 5; do
     sleep 0.05
   done
 done
+
+# What this gardend has in the network that it ran in, by the names and numbers of src/node/network (names.rs,
+# routing.rs): links, which went with their containers as a rule, its table, its rules of routing.
+if command -v ip >/dev/null && command -v nft >/dev/null; then
+  for link in $(ip -o link show | awk -F'[ :@]+' '{ print $2 }' | grep "^gd${owner:0:4}"); do ip link del "$link" 2>/dev/null; done
+  ! nft list table inet "gardend_$owner" >/dev/null 2>&1 || nft delete table inet "gardend_$owner"
+  first=$((10000 + 16#${owner:0:8} % 5000 * 3))
+  for family in -4 -6; do
+    # That which others lead to goes last.
+    for priority in $first $((first + 1)) $((first + 2)); do
+      while ip $family rule del pref $priority 2>/dev/null; do :; done
+    done
+  done
+fi
 
 # Mounts below the two folders, the latest first.
 awk '{print $5}' /proc/self/mountinfo | tac | while read -r point; do

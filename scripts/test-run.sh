@@ -1,14 +1,34 @@
 #!/usr/bin/env bash
 # test-run.sh [GARDEND]: a stranger's `make run` on a port of its own, up to "ready" and what it shows, then Ctrl-C, and
-# nothing may be left. With GARDEND that program is run instead of a release build.
+# nothing may be left, the network's settings included. With GARDEND that program is run instead of a release build.
+# Root has it in a network of its own; for others, whose `make run` asks for root itself, it is the machine's.
 set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
+export PATH=$PATH:/usr/sbin:/sbin
+if [ "$(id -u)" = 0 ] && [ -z "${TEST_RUN_NETWORK:-}" ]; then
+  # What the build fetches comes by the machine's network.
+  [ $# -gt 0 ] || { "$top/scripts/setup.sh" run && make -C "$top" --no-print-directory build; }
+  TEST_RUN_NETWORK=own exec "$top/scripts/in-namespace.sh" "$0" "$@"
+fi
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/gt.XXXXXX")
 chmod 0711 "$scratch"
 trap 'rm -rf "$scratch"' EXIT
 port=$((20000 + RANDOM % 20000))
 fail() { echo "test-run: $*; make run said:" >&2; cat "$scratch/out" >&2; exit 1; }
+
+# The network as others see it, without what passes by itself.
+network() {
+  as_root=()
+  [ "$(id -u)" = 0 ] || as_root=(sudo)
+  ip -o link show | awk '{ print $2 }'
+  ip rule show
+  ip -6 rule show
+  ip route show table all
+  "${as_root[@]}" nft list ruleset
+  sysctl -a --pattern '^net\.ipv[46]\.(ip_forward|conf\.(all|default|lo)\.)' 2>/dev/null
+}
+before=$(network)
 
 start=(make -C "$top" --no-print-directory run "LISTEN=127.0.0.1:$port")
 [ $# -eq 0 ] || start=(env "GARDEND_BIN=$1" "LISTEN=127.0.0.1:$port" "$top/scripts/run.sh")
@@ -40,4 +60,6 @@ for folder in /proc/[0-9]*; do
   ! tr '\0' ' ' 2>/dev/null <"$folder/cmdline" | grep -qF "$scratch/" || [ "${folder#/proc/}" = $$ ] ||
     fail "a process was left: $(tr '\0' ' ' <"$folder/cmdline")"
 done
+after=$(network)
+[ "$before" = "$after" ] || fail "the network is not as it was: $(diff <(echo "$before") <(echo "$after") || true)"
 echo "make run: served, said hello, and left nothing: 1 passed, 0 failed"

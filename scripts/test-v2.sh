@@ -55,8 +55,10 @@ for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
   echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
 export TMPDIR=/mnt/tmp GARDEND_BIN=/mnt/own/gardend GARDEND_CONTAINERD_BINARY=/usr/bin/containerd GARDEND_RUNTIME=runc GARDEND_TEST_QUOTAS=$KIND
+# Its packet filter translates no addresses.
+export GARDEND_NETWORK=none
 cd /mnt/own
-echo "test-v2: Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers), $KIND with project quotas"
+echo "test-v2: Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers), $KIND with project quotas; no networks, what needs one is skipped"
 ./go.test -test.short -test.parallel 3 -test.timeout 12m -test.run "$PATTERN"
 echo $? >/mnt/own/status
 busybox poweroff -f

@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod config;
 pub mod garden;
+pub mod net;
 pub mod node;
 pub mod telemetry;

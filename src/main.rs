@@ -17,16 +17,18 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(status) => return status,
     };
+    gardend::node::sys::share_heaps();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::from(error).context("cannot start")),
     };
     let status = match cli.command {
         Command::Client(command) => runtime.block_on(cli::run_client(command, cli.globals)),
-        Command::Serve(args) => match runtime.block_on(serve::serve(*args)) {
+        Command::Serve(args) => match runtime.block_on(serve::serve(args.options)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),
         },
+        Command::Local(command) => cli::run_local(command),
         Command::Check(args) => match runtime.block_on(run_check(*args)) {
             Ok(status) => status,
             Err(error) => failed(&error),

@@ -4,9 +4,10 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
-use anyhow::{Context, Result, bail};
-use gardend::config::{self, ServeArgs, ServeConfig};
+use anyhow::{Context, Result, anyhow, bail};
+use gardend::config::{self, NetworkConfig, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
+use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
@@ -14,34 +15,42 @@ use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
 use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
+use gardend::node::network::none::NoNetwork;
+use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
+use gardend_controller::ports::Network;
 use gardend_controller::{Controller, Node, Options};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
-
 /// Serves until told to stop.
-pub async fn serve(args: ServeArgs) -> Result<()> {
-    let config = args.validate()?;
+pub async fn serve(sources: Sources) -> Result<()> {
+    let file = sources.file().map(Path::to_owned);
+    let config = sources.validate()?;
     telemetry::init(&config.log_filter, config.log_format)?;
+    if let Some(file) = file {
+        tracing::info!(file = %file.display(), "options are read from a configuration file");
+    }
     require_root()?;
     process::raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    let settings = settings(&config)?;
+    for fault in settings.faults() {
+        tracing::warn!("{fault}");
+    }
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
-    let port = bind(config.listen)?;
+    let access = access(&config)?;
+    let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
     ids::settle(&folders, &config.id_map)?;
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
 
@@ -63,12 +72,15 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         runtime,
         group_limit: config.places_per_shim.get(),
         id_map: config.id_map.clone(),
+        settings,
         ..containerd::Options::default()
     };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
+        resolver: resolver(&config),
+        privileged_mode: config.privileged_mode,
         ..mount::Options::default()
     };
     let image_options = images::Options {
@@ -96,12 +108,13 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
+        network: network(config.network.as_ref(), &folders)?,
         metrics: Arc::new(resources),
     };
-    let controller = Controller::start(options(&config, &folders), ledger, node, &boot_id()?).await?;
+    let controller = Controller::start(options(&config, &folders)?, ledger, node, &boot_id()?).await?;
 
-    let listener = port.listen(BACKLOG).with_context(|| format!("cannot listen on {}", config.listen))?;
-    announce(&listener)?;
+    let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
+    announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
     let garden = Garden::new(controller.clone(), machine);
     let told_to_stop = async {
@@ -111,7 +124,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
         }
     };
-    garden::serve(listener, garden, told_to_stop).await;
+    garden::serve(listeners, garden, told_to_stop).await;
     controller.shutdown().await;
     // A managed containerd is left running: it is what the containers' shims report to.
     drop(managed);
@@ -132,7 +145,8 @@ fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, run
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };
-    Subject { folders: folders.clone(), containerd, socket, runtime }
+    let network = config.network.as_ref().map(policy);
+    Subject { folders: folders.clone(), containerd, socket, runtime, network }
 }
 
 fn require_root() -> Result<()> {
@@ -149,21 +163,34 @@ fn make_folder(option: &str, folder: &Path) -> Result<()> {
     made.with_context(|| format!("cannot make {option} {}", folder.display()))
 }
 
-/// Takes the port without listening yet, so that one that is taken is told before anything starts.
-fn bind(address: std::net::SocketAddr) -> Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    match socket.bind(address) {
-        Ok(()) => Ok(socket),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!("{address} is in use by another program; stop that one, or choose another --listen")
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot use --listen {address}")),
-    }
+/// Who may open the unix sockets.
+fn access(config: &ServeConfig) -> Result<Access> {
+    let group = config.listen_group.as_ref().map(group_number).transpose()?;
+    Ok(Access { mode: config.listen_mode.bits(), group })
+}
+
+fn group_number(group: &config::GroupName) -> Result<u32> {
+    let name = &group.0;
+    let known = std::fs::read("/etc/group").unwrap_or_default();
+    let account = garden_init::accounts::resolve(&format!("root:{name}"), b"", &known);
+    Ok(account
+        .map_err(|_| anyhow!("--listen-group names '{name}', which /etc/group does not know; say its number"))?
+        .gid)
 }
 
 fn containerd_program(binary: Option<&Path>) -> PathBuf {
     binary.map_or_else(|| PathBuf::from("containerd"), Path::to_owned)
+}
+
+/// What places may do.
+fn settings(config: &ServeConfig) -> Result<containerd::Settings> {
+    let seccomp = match &config.seccomp_profile {
+        config::SeccompProfile::Default => containerd::SeccompProfile::Default,
+        config::SeccompProfile::Unconfined => containerd::SeccompProfile::Unconfined,
+        config::SeccompProfile::File(path) => containerd::SeccompProfile::read(path)?,
+    };
+    let (privileged_mode, allowed_devices) = (config.privileged_mode, config.allowed_devices.clone());
+    Ok(containerd::Settings { seccomp, privileged_mode, allowed_devices })
 }
 
 fn runtime(config: &ServeConfig) -> Result<Runtime> {
@@ -178,15 +205,47 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
     bail!("this node cannot serve: {}", failures.join("; "))
 }
 
-fn options(config: &ServeConfig, folders: &Folders) -> Options {
-    Options {
+fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
+    let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
+    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu };
+    Ok(Arc::new(NetworkNode::open(folders.clone(), options).context("cannot prepare containers' networks")?))
+}
+
+fn policy(config: &NetworkConfig) -> Policy {
+    Policy {
+        deny_by_default: config.deny_by_default,
+        deny_networks: config.deny_networks.clone(),
+        allow_host_access: config.allow_host_access,
+    }
+}
+
+fn resolver(config: &ServeConfig) -> Resolver {
+    let hosts = config.additional_hosts.iter().map(|host| (host.name.clone(), host.address)).collect();
+    let (servers, deny_by_default) = match &config.network {
+        Some(network) => (network.dns_servers.clone(), network.deny_by_default),
+        None => (Vec::new(), false),
+    };
+    Resolver { servers, deny_by_default, hosts }
+}
+
+fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
+    let network = match &config.network {
+        Some(network) => {
+            let own = network::uplink().context("cannot look for the node's way out")?.address;
+            Some(network.options(own.map(Into::into)))
+        }
+        None => None,
+    };
+    Ok(Options {
         max_containers: config.max_containers.get(),
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
         places: folders.places(),
         detach_grace: config.detach_grace,
+        network,
+        create_deadline: config.request_timeout,
         ..Options::default()
-    }
+    })
 }
 
 fn boot_id() -> Result<String> {
@@ -196,11 +255,10 @@ fn boot_id() -> Result<String> {
 }
 
 /// The one line on stdout that whoever started us waits for.
-fn announce(listener: &TcpListener) -> Result<()> {
-    let address = listener.local_addr()?;
+fn announce<'a>(addresses: impl Iterator<Item = &'a Address>) {
+    let addresses = addresses.map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let mut stdout = std::io::stdout().lock();
     // Nobody may be listening to what we say.
-    let _ = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
-    tracing::info!(%address, "ready");
-    Ok(())
+    let _ = writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush());
+    tracing::info!(%addresses, "ready");
 }

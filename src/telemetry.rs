@@ -4,6 +4,7 @@
 //! them. Colours only where stderr is a terminal and NO_COLOR is not set.
 
 use clap::ValueEnum;
+use schemars::JsonSchema;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
@@ -21,7 +22,8 @@ pub struct LogFilter {
 }
 
 /// How to write it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, JsonSchema)]
+#[schemars(rename_all = "lowercase", inline)]
 pub enum LogFormat {
     /// One line for people.
     #[default]

@@ -233,3 +233,124 @@ fn containers_come_stay_and_go() {
     assert_eq!(node.said(&["rm", "--all"]).stdout, "box\nother\n");
     assert_eq!(node.said(&["ls", "-q"]).stdout, "");
 }
+
+#[test]
+fn a_unix_socket_serves_as_a_port_does_and_comes_and_goes_with_gardend() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("garden.sock");
+    let address = format!("unix://{}", socket.display());
+    let mut server = Server::start(&["--listen", &address, "--listen-mode", "0640", "--listen-group", "7"]);
+    let found = std::fs::metadata(&socket).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!((found.mode() & 0o777, found.gid()), (0o640, 7));
+    let rootfs = rootfs::unprivileged(&server.scratch().join("rootfs")).to_str().unwrap().to_owned();
+    let over_socket = |args: &[&str]| finished(gardend_at(&address, args));
+    assert_eq!(over_socket(&["create", "box", "--rootfs", &rootfs]).stdout, "box\n");
+
+    // As much as a pipe never holds, by splice, to the byte.
+    let mut big = gardend_at(&address, &["run", "box", "--", "sh", "-c", "yes 0123456789 | head -n 20000000"]);
+    let mut big = big.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = big.stdout.take().unwrap();
+    let (mut total, mut buffer) = (0_usize, vec![0; 1 << 20]);
+    while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+        let line = |at: usize| b"0123456789\n"[(total + at) % 11];
+        assert!(buffer[..length].iter().enumerate().all(|(at, byte)| *byte == line(at)), "after {total} bytes");
+        total += length;
+    }
+    assert_eq!((total, outcome(big).status), (220_000_000, 0));
+
+    let mut shell = OnTerminal::start(gardend_at(&address, &["shell", "box"]));
+    shell.wait_to_be_raw();
+    shell.type_keys(b"memory=elephant; echo re'ady'\n");
+    shell.wait_to_show("ready");
+    // One that was killed leaves its socket, which the next one replaces.
+    server.kill();
+    assert!(socket.exists());
+    server.restart();
+    cli_support::eventually("the shell answers", || {
+        shell.type_keys(b"echo an $memory\n");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        shell.shown().contains("an elephant").then_some(())
+    });
+    shell.type_keys(b"exit 3\n");
+    assert_eq!(shell.finish().status, 3);
+
+    // A second one on the same socket is told so before it starts anything.
+    let second = Server::new(&["--listen", &address]);
+    let (status, said) = second.refused();
+    assert!(!status.success() && said.contains("garden.sock is in use by another program"), "{said}");
+    assert!(server.terminate().0.success());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn files_go_in_and_come_out_as_docker_puts_them() {
+    let node = Node::start();
+    let here = node.server.scratch().join("here");
+    std::fs::create_dir_all(here.join("dir/sub")).unwrap();
+    std::fs::write(here.join("dir/sub/b"), vec![7; 3 << 20]).unwrap();
+    std::fs::write(here.join("dir/a"), "one").unwrap();
+    let at = |args: &[&str]| {
+        let mut command = node.command(args);
+        command.current_dir(&here);
+        finished(command)
+    };
+    let ok = Said { status: 0, stdout: String::new(), stderr: String::new() };
+    assert_eq!(node.script("mkdir -p /srv /real && ln -s /real /link").status, 0);
+    assert_eq!(at(&["cp", "./dir", "box:/srv/"]), ok);
+    assert_eq!(at(&["cp", "dir/.", "box:/new"]), ok);
+    assert_eq!(at(&["cp", "dir/a", "box:/link"]), ok);
+    assert_eq!(at(&["cp", "--user", "7:8", "dir/a", "box:/tmp/mine"]), ok);
+    let listed = node.script("cat /srv/dir/a /new/a /real/a; wc -c < /new/sub/b; stat -c %u:%g /tmp/mine /srv/dir/a");
+    assert_eq!(listed.stdout, "oneoneone3145728\n7:8\n0:0\n", "{listed:?}");
+
+    assert_eq!(at(&["cp", "box:/srv/dir", "back"]), ok);
+    assert_eq!(std::fs::read(here.join("back/sub/b")).unwrap(), vec![7; 3 << 20]);
+    assert_eq!(at(&["cp", "box:/etc/hosts", "."]), ok);
+    assert!(std::fs::read_to_string(here.join("hosts")).unwrap().contains("localhost"));
+    let packed = node.command(&["cp", "box:/etc/hosts", "-"]).stdout(Stdio::piped()).output().unwrap();
+    let mut archive = tar::Archive::new(packed.stdout.as_slice());
+    let names: Vec<_> = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
+    assert_eq!(names, [std::path::Path::new("hosts")]);
+
+    for (args, words) in [
+        (&["cp", "box:/not/there", "."][..], "No such file or directory"),
+        (&["cp", "dir/a", "box:/not/there"], "there is no folder '/not' in 'box'; make it first"),
+        (&["cp", "dir", "box:/etc/hosts"], "is a file, and a folder cannot take its place"),
+        (&["cp", "-u", "nobody-knows", "dir", "box:/srv"], "nobody-knows"),
+    ] {
+        let said = at(args);
+        assert_eq!(said.status, 1, "{args:?}: {said:?}");
+        assert!(said.stderr.to_lowercase().contains(&words.to_lowercase()), "{args:?}: {said:?}");
+    }
+}
+
+#[test]
+fn output_that_nobody_read_is_shown_and_what_follows_too() {
+    let node = Node::start();
+    let script = "echo first; read go; echo second >&2; echo third; exit 4";
+    let detached = node.said(&["run", "-d", "-i", "--id", "talker", "box", "--", "sh", "-c", script]);
+    assert_eq!(detached.stdout, "talker\n");
+    cli_support::eventually("the first line", || (node.said(&["logs", "box"]).stdout == "first\n").then_some(()));
+    let mut following = node.started(&["logs", "-f", "box", "talker"]);
+    let mut typing = node.started(&["attach", "-i", "box", "talker"]);
+    typing.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert_eq!(outcome(typing).status, 4);
+    drop(following.stdin.take());
+    let said = outcome(following);
+    assert_eq!((said.status, said.stdout.as_str(), said.stderr.as_str()), (0, "third\n", "second\n"));
+}
+
+#[test]
+fn figures_and_limits_are_shown() {
+    let node = Node::start();
+    node.said(&["run", "-d", "--id", "busy", "box", "--", "sh", "-c", "while :; do :; done"]);
+    let said = node.said(&["stats", "--no-stream", "--json", "box"]);
+    let usage: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    assert_eq!((&usage[0]["handle"], &usage[0]["processes"]), (&"box".into(), &1.into()), "{usage}");
+    assert!(usage[0]["cpu_percent"].as_f64().unwrap() > 5.0, "{usage}");
+    assert!(usage[0]["memory_bytes"].as_u64().unwrap() > 0, "{usage}");
+    let limits = node.said(&["limits", "box"]);
+    assert_eq!(limits.status, 0);
+    assert!(limits.stdout.lines().any(|line| line.starts_with("Memory") && line.ends_with("none")), "{limits:?}");
+}

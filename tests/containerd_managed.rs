@@ -174,6 +174,7 @@ async fn the_check_passes_on_this_machine_before_and_after_containerd_runs() {
     let fixture = Fixture::new();
     let version = pinned();
     let mut subject = Subject {
+        network: None,
         folders: fixture.folders.clone(),
         containerd: Endpoint::Managed { binary: version.containerd.clone() },
         socket: None,

@@ -14,10 +14,11 @@ use containerd::{Cleanup, Host, assert_nothing_left, folder, folders, pairs, pla
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
+use gardend::node::network::{self, NetworkNode};
 use gardend::node::process::{self, ProcessNode};
 use gardend_controller::Node;
-use gardend_controller::contract::{Contract, Programs, check_all};
-use gardend_controller::record::{ContainerSpec, ProcessSpec, RootfsSource};
+use gardend_controller::contract::{Contract, NetworkChecks, Programs, check_all};
+use gardend_controller::record::{Addresses, ContainerSpec, ProcessSpec, RootfsSource};
 use std::sync::Arc;
 
 fn shell(script: &str, arguments: &[&str]) -> ProcessSpec {
@@ -33,6 +34,21 @@ fn programs() -> Programs {
         sleep: || shell("exec sleep 1000", &[]),
         stubborn: || shell("trap '' TERM; exec sleep 1000", &[]),
     }
+}
+
+fn network_checks() -> NetworkChecks {
+    // The checks make ports of the last number of each.
+    let addresses = [0, 4].map(|first| Addresses {
+        address: [10, 80, 1, first + 2].into(),
+        subnet: format!("10.80.1.{first}/30").parse().unwrap(),
+        gateway: [10, 80, 1, first + 1].into(),
+        ipv6: None,
+    });
+    let occupy = || {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        (listener.local_addr().unwrap().port(), Box::new(listener) as _)
+    };
+    NetworkChecks { addresses, occupy: Box::new(occupy) }
 }
 
 #[test]
@@ -62,6 +78,7 @@ fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
                 streams: Arc::new(processes.clone()),
                 files: Arc::new(processes),
                 resources: Arc::new(resources.clone()),
+                network: Arc::new(NetworkNode::open(folders.clone(), network::Options::default()).unwrap()),
                 metrics: Arc::new(resources),
             };
             let of = |path| ContainerSpec { rootfs: RootfsSource::Raw(path), ..ContainerSpec::default() };
@@ -70,6 +87,7 @@ fn every_port_keeps_its_promises_on_every_containerd_and_runtime() {
             let there = layout.image("1.0", &layers, &["IMAGE=yes"]);
             let pair = (there.parse().unwrap(), there.replace("1.0", "2.0").parse().unwrap());
             let contract = Contract::new(node, of(root), of("/no/such/folder".into()), pair, programs());
+            let contract = contract.with_network(network_checks());
             check_all(&contract).await;
             remove_all(&sandboxes).await;
         });

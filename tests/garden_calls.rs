@@ -3,9 +3,9 @@
 mod garden_support;
 
 use garden_support::*;
-use gardend_controller::Options;
 use gardend_controller::fake::{Call, Fault};
 use gardend_controller::ports::NodeErrorKind;
+use gardend_controller::{NetworkOptions, Options};
 use serde_json::json;
 use std::time::Duration;
 
@@ -134,17 +134,60 @@ async fn every_call_on_an_unknown_container_says_so() {
     }
 }
 
+fn with_networks() -> Options {
+    let pool = "10.80.0.0/16".parse().unwrap();
+    let network = NetworkOptions { pool, external: Some([192, 0, 2, 1].into()), ..NetworkOptions::default() };
+    Options { network: Some(network), ..Options::default() }
+}
+
 #[tokio::test]
-async fn a_call_that_this_version_does_not_have_says_so_by_its_name() {
-    let server = Server::start().await;
+async fn a_containers_network_is_told_and_can_be_opened_further() {
+    let server = Server::start_with(with_networks(), |garden| garden).await;
+    let spec = r#"{"handle":"c","netin":[{"host_port":8080,"container_port":80}],"netout_rules":[{"protocol":1}]}"#;
+    assert_eq!(server.call("POST", "/containers", spec).await.status, 200);
+    let port = server.call("POST", "/containers/c/net/in", r#"{"handle":"c","container_port":22}"#).await.json();
+    let host_port = port["host_port"].as_u64().unwrap();
+    assert!(NetworkOptions::PORTS.contains(&u16::try_from(host_port).unwrap()) && port["container_port"] == 22);
+    let rule = r#"{"protocol":3,"icmps":{"type":8}}"#;
+    assert_eq!(server.call("POST", "/containers/c/net/out", rule).await.json(), json!({}));
+    assert_eq!(server.call("POST", "/containers/c/net/out/bulk", &format!("[{rule},{{}}]")).await.json(), json!({}));
+    assert_eq!(server.call("POST", "/containers/c/net/out/bulk", "null").await.json(), json!({}));
+
+    let info = server.call("GET", "/containers/c/info", "").await.json();
+    assert_eq!(
+        (&info["HostIP"], &info["ContainerIP"], &info["ExternalIP"]),
+        (&json!("10.80.0.1"), &json!("10.80.0.2"), &json!("192.0.2.1"))
+    );
+    let mapped = json!([
+        {"HostPort": 8080, "ContainerPort": 80},
+        {"HostPort": host_port, "ContainerPort": 22},
+    ]);
+    assert_eq!(info["MappedPorts"], mapped);
+}
+
+#[tokio::test]
+async fn what_cannot_be_of_a_network_is_refused_with_the_reason() {
+    let server = Server::start_with(with_networks(), |garden| garden).await;
     server.create("c").await;
-    for (method, path, name) in
-        [("POST", "net/in", "net_in"), ("POST", "net/out", "net_out"), ("POST", "net/out/bulk", "bulk_net_out")]
-    {
-        let answer = server.call(method, &format!("/containers/c/{path}"), "").await;
-        assert_eq!((answer.status, answer.error_type().as_str()), (500, ""), "{answer:?}");
-        assert_eq!(answer.message(), format!("{name} is not available in this version of gardend"));
+    server.call("POST", "/containers/c/net/in", r#"{"host_port":8080}"#).await;
+    for (path, body, message) in [
+        ("/containers", r#"{"network":"10.80.4.0/24"}"#, "overlaps"),
+        ("/containers", r#"{"network":"nowhere"}"#, "nowhere"),
+        ("/containers", r#"{"netin":[{"host_port":8080}]}"#, "already"),
+        ("/containers/c/net/in", r#"{"host_port":70000}"#, "host_port: there is no port 70000"),
+        ("/containers/c/net/in", r#"{"host_port":8080,"container_port":1}"#, "8080"),
+        ("/containers/c/net/in", "[]", "expected an object"),
+        ("/containers/c/net/out", r#"{"protocol":9}"#, "protocol: invalid protocol: 9"),
+        ("/containers/c/net/out/bulk", r#"[{},{"ports":[{"start":1}]}]"#, "[1].ports: Ports cannot be specified"),
+    ] {
+        let answer = server.call("POST", path, body).await;
+        assert!(answer.status >= 400 && answer.message().contains(message), "{path} {body}: {answer:?}");
     }
+    assert_eq!(server.list("").await, ["c"]);
+    let alone = Server::start().await;
+    alone.create("c").await;
+    let answer = alone.call("POST", "/containers/c/net/in", "{}").await;
+    assert!(answer.message().contains("--network"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -259,8 +302,8 @@ async fn a_create_that_cannot_be_is_refused_and_nothing_is_left() {
         (r#"{"limits":{"disk_limits":{"byte_hard":5}}}"#, "limits.disk_limits: this node has no quotas"),
         (r#"{"limits":{"disk_limits":{"scope":2}}}"#, "limits.disk_limits.scope: expected 0"),
         (r#"{"properties":{"gardend.x":""}}"#, "gardend's own and can only be read"),
-        (r#"{"network":"10.0.0.0/30"}"#, "network is not available"),
-        (r#"{"netin":[{"host_port":0,"container_port":80}]}"#, "netin is not available"),
+        (r#"{"network":"10.0.0.0/30"}"#, "--network"),
+        (r#"{"netin":[{"host_port":0,"container_port":80}]}"#, "--network"),
         (r#"{"bind_mounts":[{"src_path":"/a","dst_path":"/b","mode":3}]}"#, "bind_mounts[0].mode: expected 0"),
         (r#"{"grace_time":-5}"#, "grace_time: is negative"),
         (r#"{"env":["=x"]}"#, "env[0]: has no name"),

@@ -14,6 +14,7 @@ fn plan(criterion: &mut Criterion) {
         confirmed: false,
         stop: None,
         absence_recorded: true,
+        networked: true,
         freed: false,
         released: false,
     };

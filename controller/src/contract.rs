@@ -4,16 +4,18 @@
 //! Each check is a function of a [`Contract`]; it panics where a promise is broken, and leaves
 //! nothing behind where none is. [`check_all`] runs them one after the other.
 
+mod images;
+mod network;
+
 use crate::options::Node;
 use crate::ports::{
-    Collect, FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal,
-    SpawnError,
+    FileStream, FilesError, Measured, NodeErrorKind, OutputStream, PidUsage, ProcessEvent, ReaderId, Signal, SpawnError,
 };
 use crate::record::{
-    ContainerSpec, ContainerUid, ExitStatus, Handle, ImageDigest, ImageReference, Limits, ProcessSpec, ProcessUid,
-    RootfsSource, SandboxId, SandboxKind,
+    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, ImageReference, Limits, ProcessSpec, ProcessUid,
+    SandboxId, SandboxKind,
 };
-use std::collections::BTreeSet;
+pub use network::NetworkChecks;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -53,6 +55,8 @@ pub struct Contract {
     pub no_image: ImageReference,
     /// What runs in it.
     pub programs: Programs,
+    /// What networks are tried with; `None`: this node makes none.
+    pub network: Option<NetworkChecks>,
 }
 
 impl Contract {
@@ -65,7 +69,12 @@ impl Contract {
         programs: Programs,
     ) -> Self {
         let events = tokio::sync::Mutex::new(node.processes.events());
-        Self { node, events, spec, impossible, image, no_image, programs }
+        Self { node, events, spec, impossible, image, no_image, programs, network: None }
+    }
+
+    /// With networks.
+    pub fn with_network(self, network: NetworkChecks) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// The event that `wanted` is looking for; others are passed over.
@@ -93,17 +102,24 @@ impl Contract {
 
     /// A furnished and connected place.
     async fn place(&self) -> Place<'_> {
-        self.place_of(&self.spec).await
+        self.place_of(&self.spec, ContainerUid::generate(), None).await
     }
 
-    async fn place_of(&self, spec: &ContainerSpec) -> Place<'_> {
-        let (id, uid) = (SandboxId::generate(), ContainerUid::generate());
+    /// The place of a container, with its network where it has addresses.
+    async fn place_of(&self, spec: &ContainerSpec, uid: ContainerUid, addresses: Option<&Addresses>) -> Place<'_> {
+        let id = SandboxId::generate();
         let handle = Handle::new(format!("contract-{uid}")).expect("a handle");
         let kind = SandboxKind::of(spec);
         self.node.sandboxes.ensure(&id, kind).await.expect("a place is made");
-        self.node.rootfs.furnish(&id, &uid, &handle, spec).await.expect("it is furnished");
-        assert_eq!(self.node.processes.connect(&id).await.expect("its init answers"), []);
-        Place { contract: self, id, uid, handle }
+        let place = Place { contract: self, id, uid, handle };
+        let network = addresses.map(|addresses| place.network(addresses));
+        let furnished = self.node.rootfs.furnish(&place.id, &place.uid, &place.handle, spec, network.as_ref());
+        furnished.await.expect("it is furnished");
+        if let Some(network) = network {
+            self.node.network.ensure(&|| Some(network.clone())).await.expect("its network is made");
+        }
+        assert_eq!(self.node.processes.connect(&place.id).await.expect("its init answers"), []);
+        place
     }
 
     async fn seen(&self, id: &SandboxId) -> Option<bool> {
@@ -131,6 +147,10 @@ impl Place<'_> {
         let node = &self.contract.node;
         node.sandboxes.kill(&self.id).await.expect("it is killed");
         node.processes.disconnect(&self.id).await;
+        if self.contract.network.is_some() {
+            node.network.release(&self.uid).await.expect("its network is released");
+            assert!(!self.linked().await, "it is gone");
+        }
         node.rootfs.release(&self.uid).await.expect("its files are released");
         node.sandboxes.remove(&self.id).await.expect("it is removed");
         assert_eq!(self.contract.seen(&self.id).await, None);
@@ -160,62 +180,10 @@ pub async fn check_all(contract: &Contract) {
     a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract).await;
     limits_are_in_force_as_they_were_asked_for(contract).await;
     figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(contract).await;
-    an_image_that_is_not_there_is_refused_by_its_name(contract).await;
-    an_image_stays_while_it_is_held_or_used_and_goes_after(contract).await;
-    containers_of_one_image_share_it_and_nothing_else(contract).await;
-}
-
-/// `Invalid`, and the error says which.
-pub async fn an_image_that_is_not_there_is_refused_by_its_name(contract: &Contract) {
-    let refused = contract.node.images.pull(&contract.no_image, None).await;
-    let refused = refused.err().expect("it is not there");
-    assert_eq!(refused.kind, NodeErrorKind::Invalid, "{refused}");
-    assert!(refused.message.contains(contract.no_image.as_str()), "{refused}");
-}
-
-async fn seen_in_use(contract: &Contract, digest: &ImageDigest) -> Option<bool> {
-    let seen = contract.node.images.list(&BTreeSet::new).await.expect("images are listed");
-    seen.iter().find(|image| image.digest == *digest).map(|image| image.in_use)
-}
-
-/// A pin counts as use; whoever asks for it twice gets the same.
-pub async fn an_image_stays_while_it_is_held_or_used_and_goes_after(contract: &Contract) {
-    let images = &contract.node.images;
-    let (first, second) = tokio::join!(images.pull(&contract.image, None), images.pull(&contract.image, None));
-    let (first, second) = (first.expect("it is pulled"), second.expect("it is pulled"));
-    assert_eq!(first.image, second.image);
-    let digest = first.image.digest.clone();
-    drop(first);
-    let collect = async |used: BTreeSet<ImageDigest>| {
-        let removed = images.collect(Collect::Unused, &|| used.clone()).await.expect("images are collected");
-        removed.iter().any(|image| image.digest == digest)
-    };
-    assert!(!collect(BTreeSet::new()).await, "it is held");
-    assert_eq!(seen_in_use(contract, &digest).await, Some(true));
-    drop(second);
-    assert_eq!(seen_in_use(contract, &digest).await, Some(false));
-    assert!(!collect(BTreeSet::from([digest.clone()])).await, "it is used");
-    assert!(collect(BTreeSet::new()).await, "nobody needs it");
-    assert!(!collect(BTreeSet::new()).await, "it is gone");
-    assert_eq!(seen_in_use(contract, &digest).await, None);
-}
-
-/// And it is pulled again where it has gone.
-pub async fn containers_of_one_image_share_it_and_nothing_else(contract: &Contract) {
-    let images = &contract.node.images;
-    let pulled = images.pull(&contract.image, None).await.expect("it is pulled");
-    let mut spec = ContainerSpec { rootfs: RootfsSource::image(contract.image.clone()), ..contract.spec.clone() };
-    spec.rootfs.resolve(pulled.image.clone());
-    let (one, other) = (contract.place_of(&spec).await, contract.place_of(&spec).await);
-    for place in [&one, &other] {
-        let process = place.spawn(&(contract.programs.exit)(3)).await;
-        assert_eq!(contract.exit_of(&process).await, ExitStatus::Code(3));
+    images::check_all(contract).await;
+    if let Some(checks) = &contract.network {
+        network::check_all(contract, checks).await;
     }
-    one.remove().await;
-    other.remove().await;
-    drop(pulled.pin);
-    let removed = images.collect(Collect::Unused, &BTreeSet::new).await.expect("images are collected");
-    assert!(removed.iter().any(|image| image.digest == pulled.image.digest), "{removed:?}");
 }
 
 /// `ensure`, `kill` and `remove` are idempotent, and a list says how each place is.
@@ -226,6 +194,7 @@ pub async fn a_place_is_made_once_killed_and_removed_any_number_of_times(contrac
         for _ in 0..2 {
             node.sandboxes.ensure(&id, kind).await.expect("a place is made");
             assert_eq!(contract.seen(&id).await, Some(true));
+            assert!(node.sandboxes.is_current(&id, kind).await, "it was made just now");
             assert_eq!(node.processes.connect(&id).await.expect("its init answers"), []);
             assert!(!node.processes.occupied(&id).await.expect("its init answers"));
         }
@@ -239,6 +208,7 @@ pub async fn a_place_is_made_once_killed_and_removed_any_number_of_times(contrac
             node.sandboxes.remove(&id).await.expect("it is removed");
         }
         assert_eq!(contract.seen(&id).await, None);
+        assert!(!node.sandboxes.is_current(&id, kind).await, "what is not there is not to be had");
     }
 }
 

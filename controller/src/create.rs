@@ -3,10 +3,12 @@
 //! The request only waits: the work goes on in the reconciler, and dropping the request, at
 //! whatever instant, leaves an unwanted container that the loop takes away again.
 
+use crate::addresses::Asked;
 use crate::error::Error;
 use crate::grace::Busy;
 use crate::images;
 use crate::ledger::{Change, Durable};
+use crate::network::{self, Reserved};
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::reconcile::give_back;
@@ -31,23 +33,28 @@ impl Controller {
     /// before it resolved (the client went away), the container is undone.
     ///
     /// # Errors
-    /// [`Error::Node`] where what is asked for cannot be had, [`Error::HandleInUse`],
-    /// [`Error::LimitReached`] and [`Error::Ledger`] before anything was done;
+    /// [`Error::Node`] and [`Error::Address`] where what is asked for cannot be had,
+    /// [`Error::HandleInUse`], [`Error::LimitReached`] and [`Error::Ledger`] before anything was done;
     /// [`Error::CreateFailed`] where it was begun, and is undone.
-    pub async fn create(&self, request: CreateRequest) -> Result<Handle, Error> {
+    pub async fn create(&self, mut request: CreateRequest) -> Result<Handle, Error> {
         let _pass = self.shared.gate.enter()?;
         let properties: usize = request.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
         check_property_size(properties)?;
         request.properties.keys().try_for_each(|key| check_not_reserved(key))?;
+        let network = Asked::parse(request.spec.network.as_deref())?;
+        network::check_rules(&self.shared, &request.rules_out, request.rules_out.len()).await?;
+        network::check_ports(request.ports_in.len())?;
         self.shared.node.rootfs.check(&request.spec).await?;
         if request.spec.limits != Limits::default() {
             self.shared.node.resources.check(&request.spec).await?;
         }
         let credentials = request.credentials.clone();
+        let ports_in = std::mem::take(&mut request.ports_in);
         let record = self.record(request);
         let image = record.spec.rootfs.unresolved().cloned();
         let (uid, handle) = (record.uid.clone(), record.handle.clone());
-        let (_busy, undo) = self.admit(record).await?;
+        let reserved = Reserved::new(&self.shared, &uid, &handle, &ports_in).await?;
+        let (_busy, undo) = self.admit(record, network, reserved).await?;
         tracing::info!(%handle, %uid, "container is being created");
         self.shared.wake(Key::Container(uid.clone()));
         let made = match image {
@@ -104,20 +111,24 @@ impl Controller {
             created_at: SystemTime::now(),
             origin: Origin::Garden,
             sandbox: None,
+            addresses: None,
+            ports_in: Vec::new(),
+            rules_out: request.rules_out,
             status: ContainerStatus { phase: Phase::Creating, stage: Some(Stage::Sandbox), ..Default::default() },
         }
     }
 
-    /// Admits a container, gives it a place and records both in one transaction.
-    async fn admit(&self, record: ContainerRecord) -> Result<(Busy, Undo), Error> {
+    /// Admits a container, gives it addresses and a place, and records all that in one transaction.
+    async fn admit(&self, record: ContainerRecord, network: Asked, reserved: Reserved) -> Result<(Busy, Undo), Error> {
         let uid = record.uid.clone();
         let (commit, id, place, kind) = {
             let mut state = self.shared.state();
-            state.admit(record, self.shared.options.max_containers, Instant::now())?;
+            state.admit(record, network, self.shared.options.max_containers, Instant::now())?;
             let (id, kind, place) =
                 state.assign_place(&uid).ok_or_else(|| Error::ContainerNotFound(uid.to_string()))?;
             let container = state.containers.get_mut(&uid).ok_or_else(|| Error::ContainerNotFound(uid.to_string()))?;
             container.record.sandbox = Some(id.clone());
+            container.record.ports_in = reserved.keep();
             container.place = place;
             let row = SandboxRecord { id: id.clone(), kind, container: Some(uid.clone()) };
             let record = Box::new(container.record.clone());

@@ -1,5 +1,6 @@
 //! What the controller answers when it cannot do what a client asked.
 
+use crate::addresses::AddressError;
 use crate::ports::{FilesError, NodeError, SpawnError};
 use crate::record::{Handle, InvalidName, ProcessId, Stage};
 
@@ -44,6 +45,9 @@ pub enum Error {
     /// A name that clients could not carry.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
+    /// An address or a port that cannot be had; nothing was done.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// A stage of a create failed; the container is being undone.
     #[error("container '{handle}' could not be made: {stage} failed: {source}")]
     CreateFailed {

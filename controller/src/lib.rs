@@ -12,6 +12,7 @@
 //! Pure: no HTTP, no containerd, no Kubernetes, no Linux calls; the node is reached through
 //! [`ports`].
 
+mod addresses;
 mod attachment;
 #[cfg(any(test, feature = "fakes"))]
 pub mod contract;
@@ -25,6 +26,7 @@ mod grace;
 mod images;
 pub mod ledger;
 mod measure;
+mod network;
 mod oom;
 mod options;
 mod places;
@@ -41,13 +43,15 @@ mod state;
 mod sweeper;
 mod timers;
 
+pub use addresses::AddressError;
 pub use attachment::{Attachment, Output};
 pub use error::Error;
 pub use files::Transfer;
 pub use ledger::{Ledger, LedgerError};
 pub use measure::Figures;
+pub use network::{MAX_PORTS_IN, MAX_RULES_OUT};
 pub use oom::OUT_OF_MEMORY;
-pub use options::{Node, Options};
+pub use options::{NetworkOptions, Node, Options};
 pub use processes::{MAX_ENDED, MAX_SEEN};
 pub use service::{Controller, Info, MAX_PROPERTY_BYTES, MESSAGE_PROPERTY, Outcome};
 pub use start::StartError;

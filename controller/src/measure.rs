@@ -65,18 +65,27 @@ impl Controller {
         answers.remove(handle).unwrap_or_else(|| Err(Error::ContainerNotFound(handle.to_owned())))
     }
 
-    /// The limits that are in force on one, as the node has them.
+    /// The limits that are in force on one, as the node has them. Without a network that of
+    /// bandwidth is as it was asked for: there is nothing that it could hold back.
     ///
     /// # Errors
     /// [`Error::ContainerNotFound`], also for one that goes away meanwhile; [`Error::NotReady`].
     pub async fn limits(&self, handle: &str) -> Result<Limits, Error> {
         let _busy = Busy::on(&self.shared, handle)?;
-        let (sandbox, uid, spec) = {
+        let (sandbox, uid, spec, networked) = {
             let state = self.shared.state();
             let container = state.holder(handle)?;
-            (container.ready_place()?.clone(), container.record.uid.clone(), limits_alone(container))
+            let sandbox = container.ready_place()?.clone();
+            (sandbox, container.record.uid.clone(), limits_alone(container), container.networked)
         };
-        let read = self.shared.node.resources.in_force(&sandbox, &uid, &spec);
+        let read = async {
+            let limits = self.shared.node.resources.in_force(&sandbox, &uid, &spec).await?;
+            if !networked {
+                return Ok(limits);
+            }
+            let (bandwidth_rate, bandwidth_burst) = self.shared.node.network.bandwidth(&sandbox).await?;
+            Ok(Limits { bandwidth_rate, bandwidth_burst, ..limits })
+        };
         let read = tokio::time::timeout(DEADLINE, read).await.unwrap_or_else(|_| Err(no_answer()));
         read.map_err(|error| self.what_became_of(handle, &sandbox, error))
     }

@@ -1,6 +1,9 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
-use crate::ports::{Files, Images, Metrics, Processes, Resources, Rootfs, Sandboxes, Streams};
+use crate::ports::{Files, Images, Metrics, Network, Processes, Resources, Rootfs, Sandboxes, Streams};
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +39,9 @@ pub struct Options {
     pub removals_at_once: usize,
     /// The folder of the places' folders, for [`crate::Info::path`].
     pub places: PathBuf,
+    /// What containers' addresses and ports are taken from. `None`: they have their own loopback
+    /// alone.
+    pub network: Option<NetworkOptions>,
 }
 
 impl Default for Options {
@@ -55,7 +61,35 @@ impl Default for Options {
             furnishings_at_once: 16,
             removals_at_once: 4,
             places: PathBuf::from("/run/gardend/places"),
+            network: None,
         }
+    }
+}
+
+/// What containers' addresses and ports are taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// A container that asks for no network gets a /30 of this one.
+    pub pool: Ipv4Net,
+    /// Each container gets an address of this one too.
+    pub pool6: Option<Ipv6Net>,
+    /// Ports of the node for those who ask for any.
+    pub ports: RangeInclusive<u16>,
+    /// Where the node's ports are reached from outside; told to clients.
+    pub external: Option<IpAddr>,
+}
+
+impl NetworkOptions {
+    /// Ports that a container may be given: guardian's own, and above 32768 to 60999, out of which
+    /// Linux takes the near end of outgoing connections (`net.ipv4.ip_local_port_range`). So no
+    /// connection of the node's own is in the way of one that comes in.
+    pub const PORTS: RangeInclusive<u16> = 61001..=65534;
+}
+
+impl Default for NetworkOptions {
+    fn default() -> Self {
+        let pool = Ipv4Net::new_assert(Ipv4Addr::new(10, 80, 0, 0), 16);
+        Self { pool, pool6: None, ports: Self::PORTS, external: None }
     }
 }
 
@@ -76,6 +110,9 @@ pub struct Node {
     pub files: Arc<dyn Files>,
     /// Limits.
     pub resources: Arc<dyn Resources>,
+    /// Links, addresses, ports in, rules out. Not asked for anything without
+    /// [`Options::network`].
+    pub network: Arc<dyn Network>,
     /// Figures.
     pub metrics: Arc<dyn Metrics>,
 }

@@ -72,15 +72,16 @@ async fn make(shared: &Shared, id: &SandboxId, kind: SandboxKind) -> Result<(), 
     shared.node.processes.connect(id).await.map(drop)
 }
 
-/// Takes a place of an earlier gardend's pool over, if it still is a blank one with a life in it.
+/// Takes a place of an earlier gardend's pool over, if it still is a blank one with a life in it, and
+/// as this one would make it.
 pub async fn adopt_pooled(shared: &Arc<Shared>, id: &SandboxId) {
+    let Some(kind) = shared.state().sandboxes.get(id).map(|sandbox| sandbox.kind) else { return };
     let blank = match shared.node.processes.connect(id).await {
-        Ok(seen) => seen.is_empty(),
+        Ok(seen) => seen.is_empty() && shared.node.sandboxes.is_current(id, kind).await,
         Err(_) => false,
     };
     let mut state = shared.state();
     let Some(sandbox) = state.sandboxes.get_mut(id) else { return };
-    let kind = sandbox.kind;
     sandbox.role = Role::Discarded;
     if blank && state.pooled(kind) < shared.options.pool_size {
         if let Some(sandbox) = state.sandboxes.get_mut(id) {

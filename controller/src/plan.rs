@@ -7,15 +7,15 @@
 //!   Present:  Nothing ──▶ Recorded ──▶ Made ──▶ Furnished ──▶ Connected ──▶ confirmed
 //!                ▲  a place of the pool ──▲ │                                │
 //!                └──────── killed ◀── Spoilt ◀───── its init is gone ────────┘
-//!   Absent :  any of these ──▶ absence recorded ──▶ killed ──▶ freed (the handle can be used
-//!             again) ──▶ released (layers) ──▶ forgotten (row deleted)
+//!   Absent :  any of these ──▶ absence recorded ──▶ killed ──▶ network released ──▶ freed (the
+//!             handle can be used again) ──▶ released (layers) ──▶ forgotten (row deleted)
 //! ```
 //!
 //! Guarantees
 //! - Pure: no clock, no I/O, no randomness. The same arguments give the same step.
 //! - From every observation the steps reach rest if each succeeds once.
 //! - A place whose furnishing was not confirmed is never furnished again; it is replaced.
-//! - Nothing is released before what ran is dead; nothing is killed before that is recorded.
+//! - Nothing is killed before that is recorded, nor given back before it is dead and cut off.
 //!
 //! Leaves to others: deadlines (`queue`), doing a step (`reconcile`), who may ask (`service`).
 
@@ -71,6 +71,8 @@ pub struct Observed {
     pub stop: Option<Stopping>,
     /// A crash now would not bring it back: the ledger says Absent, or that nobody was told.
     pub absence_recorded: bool,
+    /// Something of its network may be on the node.
+    pub networked: bool,
     /// Its handle can be used again.
     pub freed: bool,
     /// Nothing of its files is left.
@@ -84,7 +86,7 @@ pub enum Step {
     TakePlace,
     /// Make what is recorded.
     MakePlace,
-    /// Give the blank place its files.
+    /// Give the blank place its files, limits and network.
     Furnish,
     /// Take over what runs there.
     Connect,
@@ -100,6 +102,8 @@ pub enum Step {
     RecordAbsence,
     /// Kill its place and leave the remains to be removed.
     Kill,
+    /// Take its network away.
+    ReleaseNetwork,
     /// Give the handle back, and answer.
     Free,
     /// Remove what is left of its files.
@@ -150,6 +154,8 @@ fn towards_gone(observed: &Observed) -> Step {
         Step::RecordAbsence
     } else if observed.place != Place::Nothing {
         Step::Kill
+    } else if observed.networked {
+        Step::ReleaseNetwork
     } else if !observed.freed {
         Step::Free
     } else if !observed.released {
@@ -170,6 +176,7 @@ mod tests {
         confirmed: false,
         stop: None,
         absence_recorded: true,
+        networked: true,
         freed: false,
         released: false,
     };
@@ -204,6 +211,23 @@ mod tests {
         );
         let pulled = Observed { place: Place::Made, ..FRESH };
         assert_eq!(next_step(Wanted::Present, &pulled), Step::Furnish);
+    }
+
+    #[test]
+    fn the_network_goes_after_what_ran_and_before_the_handle() {
+        let seen = Observed { place: Place::Connected, ..FRESH };
+        assert_eq!(next_step(Wanted::Absent, &seen), Step::Kill);
+        assert_eq!(next_step(Wanted::Absent, &FRESH), Step::ReleaseNetwork);
+        assert_eq!(next_step(Wanted::Absent, &Observed { networked: false, ..FRESH }), Step::Free);
+        // A create that an earlier gardend did not answer has given its handle back already.
+        assert_eq!(next_step(Wanted::Absent, &Observed { freed: true, ..FRESH }), Step::ReleaseNetwork);
+    }
+
+    #[test]
+    fn a_place_that_is_replaced_keeps_its_network() {
+        let seen = Observed { place: Place::Spoilt, ..FRESH };
+        let seen = after(next_step(Wanted::Present, &seen), seen);
+        assert_eq!((next_step(Wanted::Present, &seen), seen.networked), (Step::TakePlace, true));
     }
 
     #[test]
@@ -243,6 +267,7 @@ mod tests {
             Step::FinishStop => Observed { stop: None, ..seen },
             Step::RecordAbsence => Observed { absence_recorded: true, ..seen },
             Step::Kill => Observed { place: Place::Nothing, confirmed: false, ..seen },
+            Step::ReleaseNetwork => Observed { networked: false, ..seen },
             Step::Free => Observed { freed: true, ..seen },
             Step::Release => Observed { released: true, ..seen },
             Step::Forget | Step::Wait | Step::Rest => seen,
@@ -257,14 +282,15 @@ mod tests {
 
     fn any_observed() -> impl Strategy<Value = Observed> {
         let place = prop::sample::select(PLACES.to_vec());
-        let bits = (any::<bool>(), any::<bool>(), any::<bool>());
-        (place, any::<bool>(), any::<bool>(), any_stop(), bits).prop_map(
-            |(place, awaits_image, confirmed, stop, (absence_recorded, freed, released))| Observed {
+        let bits = any::<[bool; 3]>();
+        (place, any::<bool>(), any::<bool>(), any_stop(), any::<bool>(), bits).prop_map(
+            |(place, awaits_image, confirmed, stop, absence_recorded, [networked, freed, released])| Observed {
                 place,
                 awaits_image,
                 confirmed,
                 stop,
                 absence_recorded,
+                networked,
                 freed,
                 released,
             },
@@ -294,7 +320,17 @@ mod tests {
         #[test]
         fn a_row_goes_last(seen in any_observed()) {
             if next_step(Wanted::Absent, &seen) == Step::Forget {
-                prop_assert!(seen.place == Place::Nothing && seen.released && seen.freed);
+                prop_assert!(seen.place == Place::Nothing && seen.released && seen.freed && !seen.networked);
+            }
+        }
+
+        #[test]
+        fn a_network_is_only_taken_from_the_dead_and_nothing_is_given_back_before(seen in any_observed(), absent: bool) {
+            let wanted = if absent { Wanted::Absent } else { Wanted::Present };
+            match next_step(wanted, &seen) {
+                Step::ReleaseNetwork => prop_assert!(absent && seen.place == Place::Nothing && seen.absence_recorded),
+                Step::Free | Step::Release | Step::Forget => prop_assert!(!seen.networked),
+                _ => {}
             }
         }
     }

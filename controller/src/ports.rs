@@ -69,6 +69,10 @@ pub trait Sandboxes: Send + Sync {
     /// an earlier attempt: an error of kind `Failed` (the caller removes it and takes another).
     async fn ensure(&self, id: &SandboxId, kind: SandboxKind) -> Result<(), NodeError>;
 
+    /// Whether a blank place is as [`Self::ensure`] would make it now, and not one that an earlier
+    /// gardend made with other settings.
+    async fn is_current(&self, id: &SandboxId, kind: SandboxKind) -> bool;
+
     /// Writes on the place whose it is, for people who look at the node with containerd's tools.
     async fn label(&self, id: &SandboxId, container: &ContainerUid, handle: &Handle) -> Result<(), NodeError>;
 
@@ -90,7 +94,8 @@ pub trait Rootfs: Send + Sync {
     /// folder, a bind source that is missing, a limit of the disk that could not be kept.
     async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError>;
 
-    /// Furnishes a blank place: root, /proc, /dev, /sys, hosts, bind mounts, hostname. Not
+    /// Furnishes a blank place: root, /proc, /dev, /sys, hosts, bind mounts, hostname. `network` is
+    /// what hosts and resolv.conf tell of; `None`: the place has its own loopback alone. Not
     /// idempotent and never resumed: a place whose furnishing failed is killed and replaced.
     async fn furnish(
         &self,
@@ -98,6 +103,7 @@ pub trait Rootfs: Send + Sync {
         container: &ContainerUid,
         handle: &Handle,
         spec: &ContainerSpec,
+        network: Option<&NetworkWanted>,
     ) -> Result<(), NodeError>;
 
     /// Removes what furnishing left on the host for this container (the writable layer). Called
@@ -482,9 +488,17 @@ pub struct NetworkWanted {
     pub bandwidth_burst: u64,
 }
 
+/// A question that is answered with what is wanted at the moment when it is asked: a look into the
+/// controller's memory, without I/O.
+pub type WantedNow<'a, T> = &'a (dyn Fn() -> T + Send + Sync);
+
 /// Links, addresses, ports in, rules out.
 ///
 /// Fails closed: what is not in force yet, or any more, lets nothing through.
+///
+/// [`Network::ensure`], [`Network::release`] and [`Network::restore`] exclude each other, and ask
+/// what is wanted once they have their turn. So an answer is never older than what was done before:
+/// of two changes at once neither undoes the other, and nothing is put back that was released.
 #[async_trait]
 pub trait Network: Send + Sync {
     /// Refuses a rule that the node cannot keep, before anything is recorded (`Invalid`).
@@ -495,20 +509,35 @@ pub trait Network: Send + Sync {
 
     /// Makes one container's network what it shall be, from whatever it is: link, addresses,
     /// routes, ports in, rules out, bandwidth. Idempotent. On return all of it is in force.
-    async fn ensure(&self, wanted: &NetworkWanted) -> Result<(), NodeError>;
+    ///
+    /// # Errors
+    /// `NotFound` where it is not wanted any more: nothing was done.
+    async fn ensure(&self, wanted: WantedNow<'_, Option<NetworkWanted>>) -> Result<(), NodeError>;
 
-    /// Takes one container's network away. On return nothing leads to its addresses and ports any
-    /// more, and nothing more leaves from them. Idempotent.
+    /// Takes one container's network away, after its place was killed and once it is no answer to
+    /// what is wanted any more. On return nothing leads to its addresses and ports, and nothing
+    /// more leaves from them. Idempotent. What another has by now, be it the same address or port,
+    /// is left alone.
     async fn release(&self, container: &ContainerUid) -> Result<(), NodeError>;
 
     /// Makes the whole node's network that of these containers and of no others: at the start,
     /// and at each look of the sweeper. What is as it shall be stays undisturbed, connections
-    /// included; what others changed or removed is put back; what nobody wants is removed. Those
-    /// whose place is gone are left to [`Network::ensure`].
-    async fn restore(&self, all: Vec<NetworkWanted>) -> Result<(), NodeError>;
+    /// included; what others changed or removed is put back; what nobody wants is removed. One
+    /// whose place is gone is left to [`Network::ensure`].
+    ///
+    /// The answer names every container that is wanted and whose place is made, those too whose
+    /// first `ensure` is still to come.
+    ///
+    /// # Errors
+    /// Those that could not be made, which are cut off until the next time, are named. All others
+    /// are as they shall be.
+    async fn restore(&self, wanted: WantedNow<'_, Vec<NetworkWanted>>) -> Result<(), NodeError>;
 
     /// What is asked of a place's links at present, read back from the kernel: bytes a second and
     /// burst, zero where there is no limit.
+    ///
+    /// # Errors
+    /// `NotFound` where the place is gone, or has no link.
     async fn bandwidth(&self, sandbox: &SandboxId) -> Result<(u64, u64), NodeError>;
 
     /// The node's rules may have been changed by others: time for [`Network::restore`]. One receiver.

@@ -1,6 +1,7 @@
 //! What the front ends ask of the controller. See [`Controller`]; its `create` and `destroy` are in
 //! files of their own.
 
+use crate::addresses::Pools;
 use crate::attachment::{Attachment, Output};
 use crate::error::Error;
 use crate::grace::Busy;
@@ -8,9 +9,10 @@ use crate::ledger::Durable;
 use crate::plan::Wanted;
 use crate::ports::OutputStream;
 use crate::processes;
-use crate::record::{ContainerRecord, ExitStatus, Handle, Phase, ProcessSpec, Properties, StopMode};
+use crate::record::{Addresses, ContainerRecord, ExitStatus, Handle, Phase, PortIn, ProcessSpec, Properties, StopMode};
 use crate::shared::{Key, Shared};
 use crate::state::{Container, State};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +38,12 @@ pub struct Info {
     pub process_ids: Vec<String>,
     /// Its properties.
     pub properties: Properties,
+    /// Where it is in the network; `None`: it has its own loopback alone.
+    pub addresses: Option<Addresses>,
+    /// Where the node's ports are reached from outside, for one with a network.
+    pub external: Option<IpAddr>,
+    /// Ports of the node that lead to it.
+    pub ports_in: Vec<PortIn>,
 }
 
 /// How a process's story ended, for those who wait for it.
@@ -124,6 +132,15 @@ impl Controller {
                 running.map(|(id, _)| id.to_string()).collect()
             },
             properties: container.record.properties.clone(),
+            addresses: container.record.addresses.clone().filter(|_| container.networked),
+            external: self
+                .shared
+                .options
+                .network
+                .as_ref()
+                .and_then(|network| network.external)
+                .filter(|_| container.networked),
+            ports_in: container.record.ports_in.clone(),
         })
     }
 
@@ -246,9 +263,10 @@ impl Controller {
         }
     }
 
-    /// The limit of containers in force.
+    /// The limit of containers in force: as many as are allowed, and as there are subnets for.
     pub fn max_containers(&self) -> usize {
-        self.shared.options.max_containers
+        let subnets = self.shared.state().pools.as_ref().map_or(usize::MAX, Pools::size);
+        self.shared.options.max_containers.min(subnets)
     }
 
     /// Stops taking requests, lets the running ones finish for a bounded time, detaches streams.

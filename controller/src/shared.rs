@@ -3,6 +3,7 @@
 //! [`Shared::edit`] is the one way to change a container's record: one change at a time, first in
 //! the ledger, then in memory; where the ledger refuses, memory is as it was.
 
+use crate::addresses::Pools;
 use crate::error::Error;
 use crate::ledger::{Change, Durable, Ledger, LedgerError};
 use crate::options::{Node, Options};
@@ -48,6 +49,8 @@ pub struct Shared {
     pub queue_changed: Notify,
     pub timers_changed: Notify,
     pub sweep_soon: Notify,
+    /// The node's network may not be what it shall be.
+    pub network_soon: Notify,
     /// Requests that run, and whether new ones are refused.
     pub gate: Gate,
     /// True once everything shall end.
@@ -63,16 +66,18 @@ impl Shared {
             removals: Semaphore::new(at_least_one(options.removals_at_once)),
             labels: Semaphore::new(2),
         };
+        let state = State { pools: options.network.as_ref().map(Pools::new), ..State::default() };
         Arc::new(Self {
             options,
             node,
             ledger,
             limits,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             queue: Mutex::default(),
             queue_changed: Notify::new(),
             timers_changed: Notify::new(),
             sweep_soon: Notify::new(),
+            network_soon: Notify::new(),
             gate: Gate::default(),
             stopped: watch::Sender::new(false),
         })

@@ -1,9 +1,9 @@
 //! Starting on a ledger that an earlier gardend may have left at any instant.
 //!
 //! There is no separate recovery: what was recorded is taken into memory, every init that may
-//! still live is asked once (1 s, all at the same time), and the loop does the rest. A create that
-//! was not answered is unwanted. After a reboot nothing runs: places are dropped, processes are
-//! lost, and what is wanted is made again.
+//! still live is asked once (1 s, all at the same time), the node's network is made what it shall
+//! be, and the loop does the rest. A create that was not answered is unwanted. After a reboot
+//! nothing runs: places are dropped, processes are lost, and what is wanted is made again.
 
 use crate::grace;
 use crate::ledger::{Change, Contents, Durable, Ledger, LedgerError};
@@ -14,7 +14,7 @@ use crate::service::Controller;
 use crate::shared::{Key, Shared};
 use crate::state::{Container, Process, Role, Sandbox, State, add_event};
 use crate::timers::{self, Timer};
-use crate::{attachment, oom, places, processes, reconcile, sweeper};
+use crate::{attachment, network, oom, places, processes, reconcile, sweeper};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
@@ -48,7 +48,7 @@ impl Controller {
         let events = shared.node.processes.events();
         fill(&shared, contents);
         shared.spawn(processes::listen(Arc::clone(&shared), events));
-        adopt(&shared).await;
+        tokio::join!(adopt(&shared), network_first(&shared));
         let kept: Vec<ProcessUid> = shared.state().processes.keys().cloned().collect();
         shared.node.streams.retain(&kept).await;
         begin(&shared);
@@ -85,10 +85,26 @@ fn changes_of_boot(contents: &mut Contents, boot_id: &str) -> Vec<Change> {
     changes
 }
 
+/// Nobody is served before what containers may reach, and who reaches them, is in force.
+async fn network_first(shared: &Shared) {
+    if shared.options.network.is_some() {
+        network::restore_at_start(shared).await;
+    }
+}
+
 /// Takes the records into memory.
-fn fill(shared: &Shared, contents: Contents) {
+fn fill(shared: &Shared, mut contents: Contents) {
     let mut state = shared.state();
     let now = Instant::now();
+    // Of two that say that they have the same, the older was given up; and who begins behind the
+    // youngest goes on where the gardend before ended.
+    contents.containers.sort_by_key(|record| {
+        let wanted = record.answered && record.desired == Desired::Present;
+        std::cmp::Reverse((wanted, record.created_at))
+    });
+    if let Some(pools) = &mut state.pools {
+        contents.containers.iter().for_each(|record| pools.take_up(record));
+    }
     if shared.options.pool_size > 0 {
         state.add_kind(SandboxKind::Unprivileged);
     }
@@ -136,6 +152,7 @@ fn take_in(state: &mut State, record: ContainerRecord, now: Instant) {
     }
     let handle = record.handle.as_str().to_owned();
     let wanted = record.answered && record.desired == Desired::Present;
+    container.networked = state.pools.is_some() && record.addresses.is_some();
     container.unwanted = !record.answered;
     // Nobody was told of one that was not answered: its client asks again, with the same handle.
     container.freed = record.status.phase == Phase::Gone || !record.answered;
@@ -201,6 +218,9 @@ fn begin(shared: &Arc<Shared>) {
     };
     for key in keys {
         shared.wake(key);
+    }
+    if shared.options.network.is_some() {
+        shared.spawn(network::keep(Arc::clone(shared), shared.node.network.disturbed()));
     }
     shared.spawn(oom::listen(Arc::clone(shared), shared.node.resources.oom_events()));
     shared.spawn(reconcile::run(Arc::clone(shared)));

@@ -1,10 +1,11 @@
 //! Everything that the controller knows, in memory: a plain structure without I/O or time of its
 //! own, behind one mutex that is never held across an await.
 //!
-//! Owns the admission: a handle, and one of the node's places for containers, is held from the
-//! moment a create is admitted until the container is dead, and by nothing else.
+//! Owns the admission: a handle, addresses and ports, and one of the node's places for containers,
+//! are held from the moment a create is admitted until the container is dead, and by nothing else.
 //! Containers' records here are what the ledger holds, but for what [`crate::shared`] is writing.
 
+use crate::addresses::{AddressError, Asked, Pools};
 use crate::error::Error;
 use crate::plan::{Observed, Place, Stopping, Wanted};
 use crate::ports::{NodeError, ReaderId};
@@ -33,6 +34,8 @@ pub struct State {
     /// Kinds that containers were asked for with.
     pub kinds: Vec<SandboxKind>,
     pub timers: Timers,
+    /// Addresses and ports; none where containers have no network.
+    pub pools: Option<Pools>,
     /// Why containerd does not answer, while it does not.
     pub unavailable: Option<NodeError>,
 }
@@ -68,6 +71,8 @@ pub struct Container {
     pub record: ContainerRecord,
     /// Held while the record is being changed, so that changes do not overtake each other.
     pub edit: Arc<tokio::sync::Mutex<()>>,
+    /// Held while its ports or rules are changed, on the node too.
+    pub network_edit: Arc<tokio::sync::Mutex<()>>,
     /// Told of every change that somebody may wait for.
     pub changed: watch::Sender<()>,
     pub place: Place,
@@ -81,6 +86,8 @@ pub struct Container {
     pub spoilt_places: u32,
     /// Why its place was given up; for its processes.
     pub why_spoilt: Option<String>,
+    /// Something of its network may be on the node.
+    pub networked: bool,
     pub freed: bool,
     pub released: bool,
     /// Why it does not die.
@@ -132,18 +139,31 @@ pub struct Slot {
 }
 
 impl State {
-    /// Takes a container in, or refuses. The limit counts who holds a handle: whatever is
-    /// wanted, and what is not but still runs.
-    pub fn admit(&mut self, record: ContainerRecord, limit: usize, now: Instant) -> Result<(), Error> {
+    /// Takes a container in, with addresses, or refuses. The limit counts who holds a handle:
+    /// whatever is wanted, and what is not but still runs.
+    pub fn admit(
+        &mut self,
+        mut record: ContainerRecord,
+        network: Asked,
+        limit: usize,
+        now: Instant,
+    ) -> Result<(), Error> {
         if self.handles.contains_key(record.handle.as_str()) {
             return Err(Error::HandleInUse(record.handle));
         }
         if self.handles.len() >= limit {
             return Err(Error::LimitReached { limit });
         }
+        record.addresses = match &mut self.pools {
+            Some(pools) => Some(pools.take(&record.uid, &record.handle, network)?),
+            None if network == Asked::OfThePool => None,
+            None => return Err(AddressError::NoNetwork.into()),
+        };
         self.handles.insert(record.handle.as_str().to_owned(), record.uid.clone());
         self.add_kind(SandboxKind::of(&record.spec));
-        self.containers.insert(record.uid.clone(), Container::new(record, now));
+        let mut container = Container::new(record, now);
+        container.networked = container.record.addresses.is_some();
+        self.containers.insert(container.record.uid.clone(), container);
         Ok(())
     }
 
@@ -164,9 +184,18 @@ impl State {
         }
     }
 
+    /// Gives a container's addresses and ports back. Nothing of it may lead there any more, and no
+    /// record that counts after a crash may say that they are its own.
+    pub fn give_back_addresses(&mut self, uid: &ContainerUid) {
+        if let Some(pools) = &mut self.pools {
+            pools.give_back(uid);
+        }
+    }
+
     /// Takes everything of a container out of memory.
     pub fn forget(&mut self, uid: &ContainerUid) -> Vec<ProcessUid> {
         self.free(uid);
+        self.give_back_addresses(uid);
         let Some(container) = self.containers.remove(uid) else { return Vec::new() };
         let processes: Vec<_> = container.processes.into_values().collect();
         for process in &processes {
@@ -222,12 +251,14 @@ impl Container {
         Self {
             place: Place::Nothing,
             edit: Arc::default(),
+            network_edit: Arc::default(),
             changed: watch::Sender::new(()),
             unwanted: false,
             failure: None,
             last_failure: None,
             spoilt_places: 0,
             why_spoilt: None,
+            networked: false,
             freed: false,
             released: false,
             stuck: None,
@@ -270,6 +301,7 @@ impl Container {
             confirmed: self.confirmed(),
             stop,
             absence_recorded: self.record.desired == Desired::Absent || !self.record.answered,
+            networked: self.networked,
             freed: self.freed,
             released: self.released,
         }

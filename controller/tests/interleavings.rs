@@ -6,21 +6,37 @@ mod common;
 use common::{Machine, handles, named, request, sleep};
 use gardend_controller::fake::{Call, Fault};
 use gardend_controller::ports::NodeErrorKind;
-use gardend_controller::record::{ContainerSpec, CreateRequest, StopMode};
-use gardend_controller::{Controller, Error, Options};
+use gardend_controller::record::{ContainerSpec, CreateRequest, PortIn, PortInAsked, RuleOut, RuleProtocol, StopMode};
+use gardend_controller::{Controller, Error, NetworkOptions, Options};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const LIMIT: usize = 4;
+/// As many as there are in the range of [`network`].
+const PORTS: usize = 3;
+
+/// As many subnets as there may be containers, so that one that is lost is missed.
+fn network() -> NetworkOptions {
+    NetworkOptions { pool: "10.80.0.0/28".parse().unwrap(), ports: 61001..=61003, ..NetworkOptions::default() }
+}
+
+fn asked(host_port: u16) -> PortInAsked {
+    PortInAsked { host_port: NonZeroU16::new(host_port), container_port: NonZeroU16::new(80) }
+}
 
 #[derive(Clone, Debug)]
 enum Act {
-    Create { handle: u8, privileged: bool, patient: bool },
+    Create { handle: u8, privileged: bool, network: Option<&'static str>, ports: Vec<u16>, patient: bool },
     Destroy { handle: u8, patient: bool },
     Stop { handle: u8, mode: StopMode },
     Run { handle: u8, program: &'static str, patient: bool },
+    Port { handle: u8, host_port: u16, patient: bool },
+    Rule { handle: u8, port: u16, patient: bool },
+    Flush,
+    Listen { port: u16, listens: bool },
     Fail { call: Call, fault: Fault, times: usize },
     KillInit { which: u8 },
     Away(bool),
@@ -41,10 +57,20 @@ fn any_act() -> impl Strategy<Value = Act> {
     let handle = || 0..6u8;
     let mode = prop::sample::select(vec![StopMode::Terminate, StopMode::Kill]);
     let program = prop::sample::select(vec!["true", "sleep", "stubborn", "cat", "nope"]);
+    let port = || prop::sample::select(vec![0, 61001, 61002, 8080]);
+    let network =
+        prop::option::of(prop::sample::select(vec!["10.1.2.0/29", "10.1.2.2/29", "10.1.2.6/29", "10.1.2.0/30"]));
     let calls: Vec<_> = Call::ALL.into_iter().collect();
     prop_oneof![
-        6 => (handle(), any::<bool>(), any::<bool>())
-            .prop_map(|(handle, privileged, patient)| Act::Create { handle, privileged, patient }),
+        6 => (handle(), any::<bool>(), network, prop::collection::vec(port(), 0..2), any::<bool>()).prop_map(
+            |(handle, privileged, network, ports, patient)| {
+                Act::Create { handle, privileged, network, ports, patient }
+            }),
+        2 => (handle(), port(), any::<bool>())
+            .prop_map(|(handle, host_port, patient)| Act::Port { handle, host_port, patient }),
+        2 => (handle(), 1..5_u16, any::<bool>()).prop_map(|(handle, port, patient)| Act::Rule { handle, port, patient }),
+        1 => Just(Act::Flush),
+        1 => (61001..61004_u16, any::<bool>()).prop_map(|(port, listens)| Act::Listen { port, listens }),
         3 => (handle(), any::<bool>()).prop_map(|(handle, patient)| Act::Destroy { handle, patient }),
         1 => (handle(), mode).prop_map(|(handle, mode)| Act::Stop { handle, mode }),
         4 => (handle(), program, any::<bool>())
@@ -102,10 +128,12 @@ type Shared = Arc<Mutex<Told>>;
 fn act(machine: &Machine, garden: &Controller, told: &Shared, act: Act, number: usize) {
     let (garden, told) = (garden.clone(), Arc::clone(told));
     match act {
-        Act::Create { handle, privileged, patient } => {
-            let spec = ContainerSpec { privileged, ..ContainerSpec::default() };
+        Act::Create { handle, privileged, network, ports, patient } => {
+            let network = network.map(str::to_owned);
+            let spec = ContainerSpec { privileged, network, ..ContainerSpec::default() };
             let handle = format!("c{handle}");
-            let request = CreateRequest { spec, ..request(&handle) };
+            let ports_in = ports.into_iter().map(asked).collect();
+            let request = CreateRequest { spec, ports_in, ..request(&handle) };
             Told::begin(&mut told.lock().unwrap().creating, &handle);
             client(async move {
                 let answer = patience(patient, garden.create(request)).await;
@@ -157,6 +185,22 @@ fn act(machine: &Machine, garden: &Controller, told: &Shared, act: Act, number: 
                 }
             });
         }
+        Act::Port { handle, host_port, patient } => client(async move {
+            let handle = format!("c{handle}");
+            let before = garden.info(&handle);
+            let added = patience(patient, garden.add_port(&handle, asked(host_port))).await;
+            let (Some(Ok(port)), Ok(before), Ok(after)) = (added, before, garden.info(&handle)) else { return };
+            // Another container may have got the handle meanwhile.
+            if before.addresses == after.addresses && before.path == after.path && !after.ports_in.contains(&port) {
+                told.lock().unwrap().wrong.push(format!("{handle} was given {port:?} and does not have it"));
+            }
+        }),
+        Act::Rule { handle, port, patient } => client(async move {
+            let rule = RuleOut { protocol: RuleProtocol::Udp, ports: vec![(port, port)], ..RuleOut::default() };
+            let _ = patience(patient, garden.add_rules(&format!("c{handle}"), vec![rule])).await;
+        }),
+        Act::Flush => machine.fake.flush_rules(),
+        Act::Listen { port, listens } => machine.fake.listen(port, listens),
         Act::Fail { call, fault, times } => machine.fake.fail(call, fault, times),
         Act::KillInit { which } => {
             let places = machine.fake.places();
@@ -192,10 +236,12 @@ fn heal(machine: &Machine) {
     machine.fake.lose_events(false);
     machine.fake.unkillable(false);
     machine.ledger.pretend_full(false);
+    network().ports.for_each(|port| machine.fake.listen(port, false));
 }
 
 fn check(lives: Vec<Vec<Act>>, delay: u64, pool_size: usize) {
-    let machine = Machine::with(Options { max_containers: LIMIT, pool_size, ..Options::default() });
+    let machine =
+        Machine::with(Options { max_containers: LIMIT, pool_size, network: Some(network()), ..Options::default() });
     for call in Call::ALL {
         machine.fake.delay(call, Duration::from_millis(delay));
     }
@@ -240,6 +286,7 @@ fn check(lives: Vec<Vec<Act>>, delay: u64, pool_size: usize) {
             garden.create(request(&format!("fill{n}"))).await.expect("there is room");
         }
         assert!(matches!(garden.create(request("over")).await, Err(Error::LimitReached { .. })));
+        machine.assert_converged().await;
         for handle in handles(&garden) {
             garden.destroy(&handle).await.unwrap();
         }
@@ -249,6 +296,19 @@ fn check(lives: Vec<Vec<Act>>, delay: u64, pool_size: usize) {
         assert!(contents.containers.is_empty() && contents.processes.is_empty());
         assert_eq!(machine.fake.layers(), []);
         assert_eq!(machine.fake.running(), []);
+        // No address and no port was lost.
+        for n in 0..LIMIT {
+            garden.create(request(&format!("last{n}"))).await.expect("there is a subnet");
+        }
+        let mut ports = BTreeSet::new();
+        for n in 0..PORTS {
+            let PortIn { host_port, .. } =
+                garden.add_port(&format!("last{n}"), asked(0)).await.expect("there is a port");
+            ports.insert(host_port);
+        }
+        assert_eq!(ports.len(), PORTS);
+        garden.add_port("last0", asked(8080)).await.expect("nobody has it");
+        machine.assert_converged().await;
     });
 }
 

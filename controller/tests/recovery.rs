@@ -212,6 +212,35 @@ fn the_start_waits_for_inits_but_not_for_one_that_does_not_answer() {
 }
 
 #[test]
+fn a_pooled_place_is_taken_over_unless_it_was_made_with_other_settings() {
+    let machine = Machine::with(Options { pool_size: 2, ..Options::default() });
+    let pooled = machine.life(async |_| {
+        sleep(5.0).await;
+        machine.fake.places()
+    });
+    assert_eq!(pooled.len(), 2);
+    let place = machine.life(async |garden| {
+        garden.create(request("kept")).await.unwrap();
+        garden.run("kept", named("p", "sleep")).await.unwrap();
+        sleep(5.0).await;
+        garden.info("kept").unwrap().path
+    });
+    assert!(pooled.iter().any(|id| place.ends_with(id.as_str())), "as it was made with these");
+    let before = machine.fake.places();
+    machine.fake.change_settings();
+    machine.life(async |garden| {
+        garden.create(request("new")).await.unwrap();
+        let place = garden.info("new").unwrap().path;
+        assert!(!before.iter().any(|id| place.ends_with(id.as_str())), "made with others");
+        // What is a container's goes on as it is.
+        assert_eq!(garden.info("kept").unwrap().process_ids.len(), 1);
+        sleep(20.0).await;
+        machine.assert_converged().await;
+        assert_eq!(machine.fake.places().len(), 2 + 2);
+    });
+}
+
+#[test]
 fn after_a_reboot_containers_are_made_again_and_their_processes_are_lost() {
     let mut machine = Machine::with(Options { pool_size: 2, ..Options::default() });
     machine.life(async |garden| {

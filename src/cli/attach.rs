@@ -12,7 +12,7 @@ use std::process::ExitCode;
 #[command(
     after_help = "Shows what the process writes from now on, and what it wrote while nobody was attached. Typing goes to \
                   it where stdin is a terminal, any other stdin with --interactive. Ctrl-C sends TERM, a second one KILL, a \
-                  third leaves; with --sig-proxy=false the first one leaves."
+                  third leaves; with --sig-proxy=false the first one leaves.\n\nExamples:\n  gardend attach web build-7\n  gardend attach -t web shell-1"
 )]
 pub struct AttachArgs {
     /// The container

@@ -3,17 +3,20 @@
 use super::flags::Json;
 use super::outcome::{Failure, Status};
 use super::output::{Cell, Tone, Ui};
-use crate::config::ServeArgs;
+use crate::config::Sources;
 use clap::Args;
 use serde::Serialize;
 use std::process::ExitCode;
 
 /// The options of `check`: those of `serve`, since that is what is checked.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  gardend check\n  gardend check --containerd /run/containerd/containerd.sock --json"
+)]
 pub struct CheckArgs {
     /// What would be served with.
     #[command(flatten)]
-    pub serve: ServeArgs,
+    pub serve: Sources,
     #[command(flatten)]
     json: Json,
 }

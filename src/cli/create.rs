@@ -10,6 +10,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  gardend create web\n  gardend create web --rootfs ./rootfs -e MODE=test -v /srv/data:/data:ro\n  gardend create --property team=a --grace-time 1h"
+)]
 pub struct CreateArgs {
     /// What to call it [default: the server chooses]
     #[arg(conflicts_with = "handle_flag")]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  gardend info web\n  gardend info web --json")]
 pub struct InfoArgs {
     /// The container
     handle: String,

@@ -93,9 +93,16 @@ impl Writer {
             buffer.reserve(OUTPUT_PIECE);
             match output.read_buf(&mut buffer).await {
                 Ok(0) | Err(_) => return Ok(()),
-                Ok(_) if self.pieces.send(buffer.split().freeze()).await.is_ok() => {}
-                Ok(_) => return (&mut self.end).await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+                Ok(_) => self.write(buffer.split().freeze()).await?,
             }
+        }
+    }
+
+    /// Hands a piece over. An error is one of an earlier piece.
+    pub(super) async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+        match self.pieces.send(piece).await {
+            Ok(()) => Ok(()),
+            Err(_) => (&mut self.end).await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 

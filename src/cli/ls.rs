@@ -11,6 +11,7 @@ use gardend_controller::record::Properties;
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  gardend ls\n  gardend ls -q --property team=a")]
 pub struct LsArgs {
     #[command(flatten)]
     filter: FilterFlags,

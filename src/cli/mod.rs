@@ -9,32 +9,41 @@
 //! failed, 126 where the program cannot be executed, 127 where it is not there, 128 + N where
 //! signal N ended the waiting.
 
+mod allow;
 mod attach;
 pub mod check;
 pub mod client;
+mod config;
+mod cp;
 mod create;
 mod feed;
 mod flags;
 mod info;
+mod limits;
 mod local;
+mod logs;
 mod ls;
 mod outcome;
 mod output;
 mod ping;
+mod ports;
 mod props;
+mod proxy;
 mod ps;
+mod reference;
 mod rm;
 mod run;
 mod session;
 mod shell;
 mod signals;
+mod stats;
 mod stop;
 mod terminal;
 
 pub use check::CheckArgs;
 pub use output::report_error;
 
-use crate::config::ServeArgs;
+use crate::config::Sources;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::{Client, Target};
@@ -75,12 +84,40 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve Garden clients on this node
-    Serve(Box<ServeArgs>),
+    Serve(Box<ServeCommand>),
     /// Tell whether this node can serve, and what to do where it cannot
     Check(Box<CheckArgs>),
+    /// A command that asks nobody.
+    #[command(flatten)]
+    Local(LocalCommand),
     /// A command that asks a server.
     #[command(flatten)]
     Client(ClientCommand),
+}
+
+/// A command that asks nobody.
+#[derive(Debug, Subcommand)]
+pub enum LocalCommand {
+    /// Show the server's options, where each is from, and what there is to set
+    Config(config::ConfigArgs),
+    /// Print completions for a shell
+    Completions(reference::CompletionsArgs),
+    /// Write manual pages of every command
+    Man(reference::ManArgs),
+}
+
+/// The options of `serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints one line with `ready` and its addresses once it serves. Every option can also be given as \
+                        its variable or in the file of --config: see `gardend config show`.\n\n\
+                        Examples:\n  gardend serve --default-rootfs /srv/busybox\n  \
+                        gardend serve --listen 127.0.0.1:7777 --listen unix:///run/gardend/garden.sock --listen-group garden"
+)]
+pub struct ServeCommand {
+    /// Wherever they are given.
+    #[command(flatten)]
+    pub options: Sources,
 }
 
 /// A command that asks a server.
@@ -101,6 +138,19 @@ pub enum ClientCommand {
     /// List containers
     #[command(visible_alias = "list")]
     Ls(ls::LsArgs),
+    /// Copy files into a container, or out of it
+    Cp(cp::CpArgs),
+    /// Show what a process wrote
+    Logs(logs::LogsArgs),
+    /// Show what containers use of processors, memory, network and disk
+    Stats(stats::StatsArgs),
+    /// Show and open ports of the node that lead into a container
+    #[command(visible_alias = "port")]
+    Ports(ports::PortsArgs),
+    /// Let a container reach addresses and ports
+    Allow(allow::AllowArgs),
+    /// Show the limits of a container
+    Limits(limits::LimitsArgs),
     /// Show what is known of a container
     #[command(visible_alias = "inspect")]
     Info(info::InfoArgs),
@@ -112,6 +162,8 @@ pub enum ClientCommand {
     /// Destroy containers
     #[command(visible_alias = "destroy")]
     Rm(rm::RmArgs),
+    /// Pass connections on to a server, for clients that cannot reach it themselves
+    Proxy(proxy::ProxyArgs),
 }
 
 /// What a command works with.
@@ -150,6 +202,16 @@ fn exits_as_a_process(args: &[OsString]) -> bool {
     first.is_some_and(|word| ["run", "shell", "attach"].iter().any(|name| word == name))
 }
 
+/// Carries a command out that asks nobody; answers the status to exit with.
+pub fn run_local(command: LocalCommand) -> ExitCode {
+    let result = match command {
+        LocalCommand::Config(args) => config::config(args),
+        LocalCommand::Completions(args) => reference::completions(&args),
+        LocalCommand::Man(args) => reference::man(&args),
+    };
+    result.unwrap_or_else(Failure::report)
+}
+
 /// Carries a client command out; answers the status to exit with.
 ///
 /// Threads that read stdin or write to a stdout that nobody reads may be left behind: end the
@@ -164,10 +226,17 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Attach(args) => attach::attach(&context, args).await.map_err(Failure::of_a_process),
         ClientCommand::Ps(args) => ps::ps(&context, args).await,
         ClientCommand::Ls(args) => ls::ls(&context, args).await,
+        ClientCommand::Cp(args) => cp::cp(&context, args).await,
+        ClientCommand::Logs(args) => logs::logs(&context, args).await,
+        ClientCommand::Stats(args) => stats::stats(&context, args).await,
+        ClientCommand::Ports(args) => ports::ports(&context, args).await,
+        ClientCommand::Allow(args) => allow::allow(&context, args).await,
+        ClientCommand::Limits(args) => limits::limits(&context, args).await,
         ClientCommand::Info(args) => info::info(&context, args).await,
         ClientCommand::Props(args) => props::props(&context, args).await,
         ClientCommand::Stop(args) => stop::stop(&context, args).await,
         ClientCommand::Rm(args) => rm::rm(&context, args).await,
+        ClientCommand::Proxy(args) => proxy::proxy(&context.ui, args).await,
     };
     result.unwrap_or_else(|failure| failure.report())
 }

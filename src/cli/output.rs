@@ -73,10 +73,33 @@ impl Ui {
         self.write(&format!("{text}\n"))
     }
 
+    /// Text of our own, as it is.
+    pub(super) fn text(&self, text: &str) -> Result<(), Failure> {
+        self.write(text)
+    }
+
     /// Something as JSON.
     pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Words(error.to_string()))?;
         self.write(&format!("{text}\n"))
+    }
+
+    /// The same on one line, for readers of many.
+    pub(super) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string(value).map_err(|error| Failure::Words(error.to_string()))?;
+        self.write(&format!("{text}\n"))
+    }
+
+    /// A table that takes the place of the one before, on a terminal; else it follows that.
+    pub(super) fn frame(&self, headings: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
+        let headings = headings.iter().map(|text| Cell::toned(*text, Tone::Heading)).collect();
+        let page = layout(std::iter::once(headings).chain(rows).collect(), self.colours);
+        if self.terminal {
+            // From the corner on, each line and the page cleared behind its end: nothing flickers.
+            self.write(&format!("\x1b[H{}\x1b[J", page.replace('\n', "\x1b[K\n")))
+        } else {
+            self.write(&format!("{page}\n"))
+        }
     }
 
     /// Rows below headings.
@@ -130,6 +153,20 @@ fn paint(page: &mut String, text: &str, tone: Tone, colours: bool) {
     } else {
         page.push_str(text);
     }
+}
+
+/// A number of bytes for people, with three digits that count.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let (mut number, mut unit) = (bytes as f64 / 1024.0, 0);
+    while number >= 999.5 && unit + 1 < UNITS.len() {
+        (number, unit) = (number / 1024.0, unit + 1);
+    }
+    let digits = if number < 9.995 { 2 } else { usize::from(number < 99.95) };
+    format!("{number:.digits$}{}", UNITS[unit])
 }
 
 /// Without control characters, which could rewrite what is on a terminal.
@@ -190,6 +227,21 @@ mod tests {
     fn colours_are_around_the_text_and_not_around_the_padding() {
         let rows = vec![vec![Cell::toned("ok", Tone::Good), "x".into()], cells(&["long", "y"])];
         assert_eq!(layout(rows, true), "\x1b[32mok\x1b[0m    x\nlong  y\n");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.00KiB"),
+            (64 << 20, "64.0MiB"),
+            (1_023_488, "0.98MiB"),
+            (1_500_000_000, "1.40GiB"),
+            (u64::MAX, "16.0EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  gardend ping\n  gardend ping --target worker-3:7777")]
 pub struct PingArgs {
     #[command(flatten)]
     json: Json,

@@ -8,8 +8,11 @@ use serde::Serialize;
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
-#[command(override_usage = "gardend props [OPTIONS] HANDLE\n       gardend props [OPTIONS] HANDLE get KEY\n       \
-                      gardend props [OPTIONS] HANDLE set KEY VALUE\n       gardend props [OPTIONS] HANDLE rm KEY")]
+#[command(
+    override_usage = "gardend props [OPTIONS] HANDLE\n       gardend props [OPTIONS] HANDLE get KEY\n       \
+                      gardend props [OPTIONS] HANDLE set KEY VALUE\n       gardend props [OPTIONS] HANDLE rm KEY",
+    after_help = "Examples:\n  gardend props web\n  gardend props web set team a\n  gardend props web get team"
+)]
 pub struct PropsArgs {
     /// The container
     handle: String,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  gardend ps\n  gardend ps -q web")]
 pub struct PsArgs {
     /// The container [default: all of them]
     handle: Option<String>,

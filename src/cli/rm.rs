@@ -15,6 +15,7 @@ use std::process::ExitCode;
 const AT_ONCE: usize = 8;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  gardend rm web db\n  gardend rm --all")]
 pub struct RmArgs {
     /// The containers
     #[arg(required_unless_present = "all")]

@@ -20,7 +20,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(300);
     override_usage = "gardend run [OPTIONS] HANDLE [--] PROGRAM [ARGS]...\n       gardend run --rm [OPTIONS] [--] PROGRAM [ARGS]...",
     after_help = "Ctrl-C sends TERM, a second one KILL, a third leaves the process to itself. With --tty it is \
                   a key like any other, and ctrl-p ctrl-q leaves. Exits as the process does; 125: gardend or this \
-                  client failed, 126: the program cannot be executed, 127: it is not there."
+                  client failed, 126: the program cannot be executed, 127: it is not there.\n\nExamples:\n  gardend run web -- ls -l /\n  gardend run -it web sh\n  gardend run --rm --rootfs ./rootfs -- make test"
 )]
 pub struct RunArgs {
     /// Send stdin, with its end

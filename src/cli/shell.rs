@@ -17,7 +17,7 @@ const SHELLS: [&str; 2] = ["bash", "sh"];
 #[derive(Debug, Args)]
 #[command(
     after_help = "Without a terminal as stdin, the shell reads its commands from stdin. ctrl-p ctrl-q leaves the shell to \
-                  itself; `gardend attach -t HANDLE PROCESS` comes back to it."
+                  itself; `gardend attach -t HANDLE PROCESS` comes back to it.\n\nExamples:\n  gardend shell web\n  gardend shell -u app -w /srv web"
 )]
 pub struct ShellArgs {
     /// The container

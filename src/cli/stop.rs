@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  gardend stop web\n  gardend stop --time 3 web db")]
 pub struct StopArgs {
     /// The containers
     #[arg(required = true)]

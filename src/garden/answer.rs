@@ -44,11 +44,6 @@ impl Refusal {
         Self::http(StatusCode::BAD_REQUEST, message)
     }
 
-    /// A call that later versions have.
-    pub(super) fn not_available(call: &str) -> Self {
-        not_available_yet(call).into()
-    }
-
     /// The whole answer as it goes over the wire, for connections that HTTP has given up on. It
     /// does not say that the connection closes: a client that asked for a stream would lose it.
     pub(super) fn as_bytes(&self) -> Vec<u8> {
@@ -62,11 +57,6 @@ impl Refusal {
         answer.extend(body);
         answer
     }
-}
-
-/// What is said of a call that later versions have.
-pub(super) fn not_available_yet(call: &str) -> GardenError {
-    GardenError::plain(format!("{call} is not available in this version of gardend"))
 }
 
 impl From<GardenError> for Refusal {

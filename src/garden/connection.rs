@@ -12,6 +12,7 @@ use super::io::HttpSocket;
 use super::linger::linger;
 use super::socket::Socket;
 use super::takeover::{AnswerBody, Exchange, Takeover};
+use crate::net::Stream;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -28,7 +29,6 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -56,7 +56,7 @@ enum End {
 }
 
 /// Serves one connection to its end. `shutdown` lets a request that runs finish and ends the rest.
-pub(super) async fn serve(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+pub(super) async fn serve(stream: Stream, router: Router, shutdown: CancellationToken) {
     let socket = Socket::new(stream);
     let exchange = Exchange::new(socket.peer());
     let io = TokioIo::new(HttpSocket::new(socket, exchange.clone()));

@@ -1,6 +1,6 @@
 //! The HTTP front end: Garden's API, as its Go client speaks it.
 //!
-//! [`serve`] takes a bound listener, the controller and a shutdown from outside. Every call is
+//! [`serve`] takes listeners, the controller and a shutdown from outside. Every call is
 //! checked here, put into the controller's words, and answered in Garden's; errors always have
 //! Garden's shape, whoever refused (HTTP itself, the JSON, the controller).
 //!

@@ -5,7 +5,7 @@
 
 use super::Garden;
 use super::answer::Refusal;
-use super::calls::{containers, files, limits, metrics, missing, processes, properties, server};
+use super::calls::{containers, files, limits, metrics, network, processes, properties, server};
 use super::names::Names;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -39,9 +39,9 @@ pub(super) fn router(garden: Garden) -> Router {
         .route("/containers/{handle}/limits/cpu", get(limits::cpu))
         .route("/containers/{handle}/limits/disk", get(limits::disk))
         .route("/containers/{handle}/limits/memory", get(limits::memory))
-        .route("/containers/{handle}/net/in", post(missing::net_in))
-        .route("/containers/{handle}/net/out", post(missing::net_out))
-        .route("/containers/{handle}/net/out/bulk", post(missing::bulk_net_out))
+        .route("/containers/{handle}/net/in", post(network::net_in))
+        .route("/containers/{handle}/net/out", post(network::net_out))
+        .route("/containers/{handle}/net/out/bulk", post(network::bulk_net_out))
         .route("/containers/{handle}/processes", post(processes::run))
         .route("/containers/{handle}/processes/{process}", attach)
         .route("/containers/{handle}/processes/{process}/attaches/{stream}/stdout", stdout)

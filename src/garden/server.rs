@@ -6,11 +6,12 @@ use super::connection;
 use super::router::router;
 use super::socket::Socket;
 use super::wire::GardenError;
+use crate::net::{Listener, Listeners, Stream};
 use rustix::net::sockopt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -24,33 +25,34 @@ const REFUSED_AT_A_TIME: usize = 64;
 /// The pauses after an accept that failed for want of something.
 const ACCEPT_PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(1);
 
-/// Serves Garden's API on a bound listener until `shutdown` resolves; then stops listening, lets
-/// requests finish for a few seconds, ends streams (their processes go on), and returns.
+/// Serves Garden's API on listeners until `shutdown` resolves; then stops listening, lets requests
+/// finish for a few seconds, ends streams (their processes go on), and returns.
 ///
 /// A connection that cannot be accepted is never the end: it is tried again.
-pub async fn serve(listener: TcpListener, garden: Garden, shutdown: impl Future<Output = ()>) {
+pub async fn serve(listeners: Vec<Listener>, garden: Garden, shutdown: impl Future<Output = ()>) {
     let stop = CancellationToken::new();
     let places = Arc::new(Semaphore::new(garden.max_connections));
     let refusals = Arc::new(Semaphore::new(REFUSED_AT_A_TIME));
     let full =
         format!("gardend has its limit of {} connections open; close some or ask again later", garden.max_connections);
     let router = router(garden);
+    let mut listeners = Listeners::from(listeners);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     let mut pause = *ACCEPT_PAUSES.start();
     loop {
-        // An accept that is dropped has taken nothing off the queue (`TcpListener::accept` is
-        // cancel-safe), nor has `join_next`; `shutdown` is pinned and goes on.
+        // An accept that is dropped has taken nothing off a queue (it is cancel-safe), nor has
+        // `join_next`; `shutdown` is pinned and goes on.
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            accepted = listeners.accept() => accepted,
             Some(ended) = connections.join_next() => {
                 report(ended);
                 continue;
             }
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) if is_of_one_connection(&error) => {
                 debug!(%error, "a connection was gone before it was accepted");
                 continue;
@@ -67,7 +69,9 @@ pub async fn serve(listener: TcpListener, garden: Garden, shutdown: impl Future<
             }
         };
         pause = *ACCEPT_PAUSES.start();
-        if let Err(error) = prepare(&stream) {
+        if let Stream::Tcp(tcp) = &stream
+            && let Err(error) = prepare(tcp)
+        {
             debug!(%error, "a connection's options cannot be set");
         }
         if let Ok(place) = places.clone().try_acquire_owned() {
@@ -85,7 +89,7 @@ pub async fn serve(listener: TcpListener, garden: Garden, shutdown: impl Future<
             });
         }
     }
-    drop(listener);
+    drop(listeners);
     stop.cancel();
     let finished = timeout(SHUTDOWN_GRACE, async {
         while let Some(ended) = connections.join_next().await {

@@ -1,20 +1,20 @@
 //! A client's connection, shared between HTTP, a stream that takes it over, and whoever only asks
 //! whether the client is still there.
 
+use crate::net::Stream;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
 /// One owner's share of a connection. At most one reads and one writes at a time.
 #[derive(Clone, Debug)]
-pub(super) struct Socket(Arc<TcpStream>);
+pub(super) struct Socket(Arc<Stream>);
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self(Arc::new(stream))
     }
 
@@ -25,46 +25,24 @@ impl Socket {
     /// The bare descriptor, still non-blocking, where this is the only share.
     pub(super) fn into_fd(self) -> io::Result<OwnedFd> {
         let stream = Arc::into_inner(self.0).ok_or_else(|| io::Error::other("the connection is still shared"))?;
-        Ok(stream.into_std()?.into())
+        stream.into_fd()
     }
 
     /// Sends FIN; reading goes on.
     pub(super) fn end(&self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Write)?)
+        self.0.end()
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(drop)),
-            }
-        }
-    }
-}
-
-impl Socket {
-    fn poll_write_with(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        self.0.poll_read_shared(cx, buffer)
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write(bytes))
+        self.0.poll_write_shared(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -72,7 +50,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write_vectored(slices))
+        self.0.poll_write_shared(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -90,7 +68,7 @@ impl AsyncWrite for Socket {
 
 /// The client at the other end, to ask after without reading from it.
 #[derive(Clone, Debug)]
-pub(super) struct Peer(Weak<TcpStream>);
+pub(super) struct Peer(Weak<Stream>);
 
 impl Peer {
     /// Waits until the client has closed its side, or the connection is gone. A client that closes
@@ -99,7 +77,7 @@ impl Peer {
         let own = match self.0.upgrade() {
             // A descriptor of our own has a readiness of its own: bytes that nobody reads yet (a
             // pipelined request) do not hide the end of the stream behind them.
-            Some(stream) => stream.as_fd().try_clone_to_owned().and_then(watch),
+            Some(stream) => stream.try_clone(),
             None => return,
         };
         match own {
@@ -112,11 +90,7 @@ impl Peer {
     }
 }
 
-fn watch(fd: OwnedFd) -> io::Result<TcpStream> {
-    TcpStream::from_std(fd.into())
-}
-
-async fn closed(stream: &TcpStream) {
+async fn closed(stream: &Stream) {
     // An error here means that the runtime is going down.
     while let Ok(ready) = stream.ready(Interest::READABLE).await {
         if ready.is_read_closed() {
@@ -133,38 +107,47 @@ mod tests {
     use super::*;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
     use tokio::time::timeout;
 
-    async fn pair() -> (Socket, TcpStream) {
+    async fn tcp() -> (Stream, Stream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Socket::new(listener.accept().await.unwrap().0), client)
+        (listener.accept().await.unwrap().0.into(), client.into())
+    }
+
+    fn unix() -> (Stream, Stream) {
+        let (server, client) = UnixStream::pair().unwrap();
+        (server.into(), client.into())
     }
 
     #[tokio::test]
     async fn a_client_that_leaves_is_noticed_behind_bytes_that_nobody_reads() {
-        let (mut socket, mut client) = pair().await;
-        let peer = socket.peer();
-        client.write_all(b"unread").await.unwrap();
-        assert!(timeout(Duration::from_millis(50), peer.gone()).await.is_err(), "it is still there");
-        drop(client);
-        timeout(Duration::from_secs(5), peer.gone()).await.expect("it is gone");
-        let mut rest = Vec::new();
-        socket.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, b"unread", "watching takes nothing away");
+        for (stream, mut client) in [tcp().await, unix()] {
+            let mut socket = Socket::new(stream);
+            let peer = socket.peer();
+            client.write_all(b"unread").await.unwrap();
+            assert!(timeout(Duration::from_millis(50), peer.gone()).await.is_err(), "it is still there");
+            drop(client);
+            timeout(Duration::from_secs(5), peer.gone()).await.expect("it is gone");
+            let mut rest = Vec::new();
+            socket.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"unread", "watching takes nothing away");
+        }
     }
 
     #[tokio::test]
     async fn the_descriptor_can_be_taken_while_a_peer_is_held() {
-        let (socket, mut client) = pair().await;
-        let peer = socket.peer();
-        let fd = socket.into_fd().unwrap();
-        rustix::io::write(&fd, b"x").unwrap();
-        drop(fd);
-        let mut all = Vec::new();
-        client.read_to_end(&mut all).await.unwrap();
-        assert_eq!(all, b"x");
-        peer.gone().await;
+        for (stream, mut client) in [tcp().await, unix()] {
+            let socket = Socket::new(stream);
+            let peer = socket.peer();
+            let fd = socket.into_fd().unwrap();
+            rustix::io::write(&fd, b"x").unwrap();
+            drop(fd);
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all, b"x");
+            peer.gone().await;
+        }
     }
 }

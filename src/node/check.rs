@@ -5,15 +5,17 @@
 //! has to be, what to do. Nothing is changed on the node: probes are undone by the kernel when
 //! their descriptors are closed.
 //!
-//! `kernel` looks at what the kernel offers, `programs` at containerd, its shim and the runtime,
+//! `kernel` looks at what the kernel offers, `network` at what containers' networks need, `programs` at containerd, its shim and the runtime,
 //! `storage` at the folders.
 
 mod kernel;
+mod network;
 mod programs;
 mod storage;
 mod version;
 
 use super::containerd::{Endpoint, Runtime};
+use super::network::Policy;
 use super::place::Folders;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -29,6 +31,8 @@ pub struct Subject {
     pub socket: Option<PathBuf>,
     /// Which runtime.
     pub runtime: Runtime,
+    /// The rules for containers' networks; `None`: they have none.
+    pub network: Option<Policy>,
 }
 
 /// How one check went.
@@ -93,9 +97,11 @@ impl Report {
 /// Looks at everything. Takes some milliseconds; programs that hang are given up on after seconds.
 pub async fn run(subject: &Subject) -> Report {
     let (folders, runtime) = (subject.folders.clone(), subject.runtime.clone());
+    let network = subject.network.clone();
     let host = tokio::task::spawn_blocking(move || {
         let mut lines = kernel::lines(&runtime);
         lines.extend(storage::lines(&folders));
+        lines.extend(network.iter().flat_map(|policy| network::lines(policy, &folders)));
         lines
     });
     let (host, programs) = tokio::join!(host, programs::lines(subject));

@@ -82,6 +82,27 @@ pub fn unshare_mounts() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(Into::into)
 }
 
+/// Keeps the C library from giving each thread a heap of its own: many threads work for a moment and are
+/// then idle, and what each heap keeps for later adds up (8 MB of 36 with 250 containers).
+pub fn share_heaps() {
+    /// Enough for what allocates at once.
+    const HEAPS: i32 = 2;
+    // SAFETY: it sets a number that the allocator reads; meant for the start, before there are threads.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
+    }
+}
+
+/// Gives the calling thread a network namespace of its own, with nothing in it.
+///
+/// # Errors
+/// Those of unshare(2).
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: without CLONE_FILES no descriptor changes its meaning for any thread.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.map_err(Into::into)
+}
+
 /// Files that the calling thread makes from now on belong to `uid` and `gid`; what it may do stays
 /// as it is. So a new file has its owner from its first instant, and nothing is ever chowned by a
 /// name that somebody could swap.

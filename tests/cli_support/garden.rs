@@ -3,6 +3,7 @@
 //! It speaks the wire as the Go server does, hijacked streams included. A program's name says
 //! what the process does: see [`Garden::program`].
 
+use super::files::{Files, Node};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,6 +32,11 @@ struct Shared {
     crashes: watch::Sender<u32>,
     unhealthy: Mutex<Option<String>>,
     numbers: std::sync::atomic::AtomicU32,
+    files: Files,
+    /// Ports in by container: the node's, the container's.
+    ports: Mutex<Vec<(String, u64, u64)>>,
+    /// How often figures were asked for.
+    looks: std::sync::atomic::AtomicU64,
 }
 
 struct Process {
@@ -66,6 +72,9 @@ impl Garden {
             crashes: watch::channel(0).0,
             unhealthy: Mutex::default(),
             numbers: 0.into(),
+            files: Files::default(),
+            ports: Mutex::default(),
+            looks: 0.into(),
         });
         let garden = Self { runtime: Some(runtime), address, shared };
         garden.listen(listener);
@@ -86,6 +95,16 @@ impl Garden {
 
     pub fn containers(&self) -> Vec<String> {
         self.shared.containers.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// Puts something at "HANDLE:/path".
+    pub fn put(&self, place: &str, node: Node) {
+        self.shared.files.put(place, node);
+    }
+
+    /// What is at "HANDLE:/path".
+    pub fn file(&self, place: &str) -> Option<Node> {
+        self.shared.files.get(place)
     }
 
     pub fn target(&self) -> String {
@@ -175,7 +194,8 @@ impl Shared {
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         let Some((method, path, body)) = read_request(&mut reader).await else { return };
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        let is_stream = path.contains("/files?");
+        let text = if is_stream { String::new() } else { String::from_utf8_lossy(&body).trim().to_owned() };
         self.tell(format!("{method} {path} {text}").trim().to_owned());
         let (route, query) = path.split_once('?').unwrap_or((&path, ""));
         let parts: Vec<String> = route.split('/').skip(1).map(decoded).collect();
@@ -197,6 +217,23 @@ impl Shared {
             }
             ("GET", ["containers", _, "processes", id, "attaches", _, stream]) => {
                 self.output(reader, writer, id, stream).await;
+            }
+            ("GET", ["containers", handle, "files"]) => {
+                let source = argument(query, "source");
+                let packed = self
+                    .of(handle, |_| Ok(json!({})))
+                    .and_then(|_| self.files.pack(handle, &source).map_err(|words| error("", &words)));
+                match packed {
+                    Ok(tar) => send_stream(&mut writer, &tar, source == "/cut").await,
+                    Err(error) => answer(&mut writer, Err(error)).await,
+                }
+            }
+            ("PUT", ["containers", handle, "files"]) => {
+                let destination = argument(query, "destination");
+                let unpacked = self
+                    .of(handle, |_| Ok(json!({})))
+                    .and_then(|_| self.files.unpack(handle, &destination, &body).map_err(|words| error("", &words)));
+                answer(&mut writer, unpacked.map(|()| json!({}))).await;
             }
             (method, parts) => {
                 let result = self.plain(method, parts, query, &spec).await;
@@ -237,6 +274,28 @@ impl Shared {
                 Ok(handles.split(',').map(|handle| (handle.to_owned(), entry(handle))).collect())
             }
             ("GET", ["containers", handle, "info"]) => self.info(handle),
+            ("GET", ["containers", "bulk_metrics"]) => {
+                let look = self.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let handles = query.iter().find(|(key, _)| key == "handles").map(|(_, value)| value.clone());
+                let entry = |handle: &str| match self.of(handle, |_| Ok(json!({}))) {
+                    Ok(_) => json!({"Metrics": metrics(handle, look), "Err": null}),
+                    Err(error) => json!({"Metrics": {}, "Err": error}),
+                };
+                let handles = handles.unwrap_or_default();
+                Ok(handles.split(',').map(|handle| (handle.to_owned(), entry(handle))).collect())
+            }
+            ("GET", ["containers", handle, "limits", kind]) => self.of(handle, |properties| {
+                let limited = properties.contains_key("limited");
+                Ok(match *kind {
+                    _ if !limited => json!({}),
+                    "memory" => json!({"limit_in_bytes": 64 << 20}),
+                    "cpu" => json!({"weight": 512, "limit_in_shares": 512}),
+                    "disk" => json!({"byte_hard": 1 << 30, "scope": 1}),
+                    _ => json!({"rate": 1_000_000, "burst": 2_000_000}),
+                })
+            }),
+            ("POST", ["containers", handle, "net", "in"]) => self.of(handle, |_| self.open_port(handle, spec)),
+            ("POST", ["containers", handle, "net", "out"]) => self.of(handle, |_| Ok(json!({}))),
             ("DELETE", ["containers", handle]) => {
                 let stuck = *handle == "stuck";
                 if stuck {
@@ -273,6 +332,18 @@ impl Shared {
         self.containers.lock().unwrap().get_mut(handle).map_or_else(|| Err(unknown(handle)), act)
     }
 
+    fn open_port(&self, handle: &str, spec: &Value) -> Result<Value, Value> {
+        let mut ports = self.ports.lock().unwrap();
+        let asked = |name: &str| spec[name].as_u64().unwrap_or(0);
+        let host = if asked("host_port") == 0 { 60_000 + ports.len() as u64 } else { asked("host_port") };
+        let container = if asked("container_port") == 0 { host } else { asked("container_port") };
+        if ports.iter().any(|(_, taken, _)| *taken == host) {
+            return Err(error("", &format!("port {host} of the node is taken")));
+        }
+        ports.push((handle.to_owned(), host, container));
+        Ok(json!({"host_port": host, "container_port": container}))
+    }
+
     fn create(&self, spec: &Value) -> Result<Value, Value> {
         let uri = spec["image"]["uri"].as_str().unwrap_or_default();
         if uri == "/missing" {
@@ -297,11 +368,18 @@ impl Shared {
         let processes = self.processes.lock().unwrap();
         let running: Vec<&String> =
             processes.iter().filter(|(_, process)| process.end.borrow().is_none()).map(|(id, _)| id).collect();
+        let ports = self.ports.lock().unwrap();
+        let mapped: Vec<Value> = ports
+            .iter()
+            .filter(|(of, ..)| of == handle)
+            .map(|(_, host, container)| json!({"HostPort": host, "ContainerPort": container}))
+            .collect();
+        let external = properties.get("external").cloned().unwrap_or_default();
         Ok(json!({
             "State": if properties.contains_key("stopped") { "stopped" } else { "active" },
-            "Events": [], "HostIP": "", "ContainerIP": "", "ContainerIPv6": "", "ExternalIP": "",
+            "Events": [], "HostIP": "", "ContainerIP": "", "ContainerIPv6": "", "ExternalIP": external,
             "ContainerPath": format!("/run/gardend/places/{handle}"),
-            "ProcessIDs": running, "Properties": properties, "MappedPorts": [],
+            "ProcessIDs": running, "Properties": properties, "MappedPorts": mapped,
         }))
     }
 
@@ -562,7 +640,7 @@ async fn read_request(reader: &mut BufReader<OwnedReadHalf>) -> Option<(String, 
     reader.read_line(&mut line).await.ok()?;
     let mut words = line.split_ascii_whitespace();
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut length = 0;
+    let (mut length, mut chunked) = (0, false);
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).await.ok()?;
@@ -573,10 +651,55 @@ async fn read_request(reader: &mut BufReader<OwnedReadHalf>) -> Option<(String, 
         if let Some(value) = header.strip_prefix("content-length:") {
             length = value.trim().parse().ok()?;
         }
+        chunked |= header == "transfer-encoding: chunked";
+    }
+    if chunked {
+        let body = read_chunks(reader).await?;
+        return Some((method, path, body));
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).await.ok()?;
     Some((method, path, body))
+}
+
+async fn read_chunks(reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).await.ok()?;
+        let length = usize::from_str_radix(line.trim(), 16).ok()?;
+        let mut chunk = vec![0; length + 2];
+        reader.read_exact(&mut chunk).await.ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(&chunk[..length]);
+    }
+}
+
+/// A tar stream as an answer; one that is to be cut ends before its length.
+async fn send_stream(writer: &mut OwnedWriteHalf, tar: &[u8], is_cut: bool) {
+    let length = tar.len();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nContent-Length: {length}\r\n\r\n");
+    let sent = if is_cut { &tar[..600] } else { tar };
+    let _ = writer.write_all(&[head.as_bytes(), sent].concat()).await;
+    let _ = writer.shutdown().await;
+}
+
+/// One argument of a query.
+fn argument(query: &str, name: &str) -> String {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| *key == name).map(|(_, value)| decoded(value)).next().unwrap_or_default()
+}
+
+/// Of every container the same, and more processor time each time.
+fn metrics(handle: &str, look: u64) -> Value {
+    json!({
+        "MemoryStat": {"TotalUsageTowardLimit": 3 << 20, "rss": 1}, "CPUStat": {"Usage": look * 100_000_000},
+        "DiskStat": {"ExclusiveBytesUsed": 5000, "TotalBytesUsed": 9000}, "PidStat": {"Current": 2, "Max": 0},
+        "NetworkStat": if handle == "web" { json!({"RxBytes": 2048, "TxBytes": 100}) } else { Value::Null },
+        "Age": 1, "CPUEntitlement": 1,
+    })
 }
 
 async fn answer(writer: &mut OwnedWriteHalf, result: Result<Value, Value>) {

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod files;
 pub mod garden;
 pub mod pty;
 mod sys;

@@ -2,6 +2,7 @@
 
 use super::server::Server;
 use rusqlite::Connection;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
@@ -59,6 +60,14 @@ pub struct Census {
     /// Spools and writable layers.
     pub spools: BTreeSet<String>,
     pub layers: BTreeSet<String>,
+    /// Places whose link the node has the other end of, as far as a link's name tells them.
+    pub links: BTreeSet<String>,
+    /// Addresses of containers in the packet filter.
+    pub addresses: BTreeSet<String>,
+    /// Containers that have a chain of rules of their own there.
+    pub chains: BTreeSet<String>,
+    /// Elements of its maps of ports in.
+    pub ports: usize,
     /// Rows of the ledger.
     pub rows: Rows,
 }
@@ -84,6 +93,7 @@ impl Census {
             process.cgroups.lines().find_map(|line| Some(line.split_once(&mark)?.1.split('/').next()?.to_owned()))
         };
         let ctr = |arguments: &[&str]| ctr(server, arguments);
+        let filter = Filter::of(&owner);
         Self {
             places: names(&server.run().join("places")),
             inits: all.iter().filter(|process| process.name == "garden-init").filter_map(place_of).collect(),
@@ -99,6 +109,10 @@ impl Census {
             snapshots: ctr(&["snapshots", "ls"]),
             spools: names(&server.run().join("spool")),
             layers: names(&server.state().join("layers")),
+            links: links(&owner),
+            addresses: filter.addresses,
+            chains: filter.chains,
+            ports: filter.ports,
             rows: Rows::of(&server.ledger()),
         }
     }
@@ -130,6 +144,20 @@ impl Census {
         }
         if self.shims > self.places.len() {
             found.push(format!("{} shims for {} places", self.shims, self.places.len()));
+        }
+        let networks = if has_networks() { live } else { 0 };
+        for (what, count) in [("links", self.links.len()), ("addresses let through", self.addresses.len())] {
+            if count != networks {
+                found.push(format!("{count} {what} for {networks} networks"));
+            }
+        }
+        let strange: Vec<_> =
+            self.links.iter().filter(|link| !self.places.iter().any(|id| id.starts_with(*link))).collect();
+        if !strange.is_empty() {
+            found.push(format!("links without a place's folder: {strange:?}"));
+        }
+        if live == 0 && (self.ports > 0 || !self.chains.is_empty()) {
+            found.push(format!("{} ports in and chains of rules of nobody: {:?}", self.ports, self.chains));
         }
         for point in &self.mounts {
             if !self.places.iter().any(|place| point.contains(place.as_str())) {
@@ -206,6 +234,64 @@ fn owner(server: &Server) -> String {
     let path = |folder: PathBuf| folder.canonicalize().expect("the folder is there").display().to_string();
     let hash = Sha256::digest(format!("{}\0{}", path(server.state()), path(server.run())));
     hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether containers have networks here.
+fn has_networks() -> bool {
+    std::env::var("GARDEND_NETWORK").map_or(true, |kind| kind != "none")
+}
+
+/// A program's output as JSON; nothing where it fails.
+fn told(program: &str, arguments: &[&str]) -> Value {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+fn list(of: &Value) -> &[Value] {
+    of.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Of the links of one owner, what their names say of their places (src/node/network/names.rs).
+fn links(owner: &str) -> BTreeSet<String> {
+    if !has_networks() {
+        return BTreeSet::new();
+    }
+    let prefix = format!("gd{}", &owner[..4]);
+    let all = told("ip", &["-j", "link", "show"]);
+    let names = list(&all).iter().filter_map(|link| link["ifname"].as_str()?.strip_prefix(&prefix));
+    names.map(ToOwned::to_owned).collect()
+}
+
+/// What an owner's table of the packet filter holds of containers.
+#[derive(Default)]
+struct Filter {
+    addresses: BTreeSet<String>,
+    chains: BTreeSet<String>,
+    ports: usize,
+}
+
+impl Filter {
+    fn of(owner: &str) -> Self {
+        let mut found = Self::default();
+        if !has_networks() {
+            return found;
+        }
+        let table = told("nft", &["-j", "list", "table", "inet", &format!("gardend_{owner}")]);
+        for entry in list(&table["nftables"]) {
+            let elements = |kind: &str| list(&entry[kind]["elem"]);
+            match entry["set"]["name"].as_str().or(entry["map"]["name"].as_str()) {
+                Some("containers4") => {
+                    found.addresses.extend(elements("set").iter().filter_map(Value::as_str).map(ToOwned::to_owned));
+                }
+                Some("ports4" | "ports6") => found.ports += elements("map").len(),
+                _ => {}
+            }
+            if let Some(chain) = entry["chain"]["name"].as_str().and_then(|name| name.strip_prefix("out_")) {
+                found.chains.insert(chain.to_owned());
+            }
+        }
+        found
+    }
 }
 
 fn names(folder: &Path) -> BTreeSet<String> {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,14 @@ const READY: Duration = Duration::from_secs(60);
 /// Bounds the time from start to giving up, where it cannot serve.
 const REFUSED: Duration = Duration::from_secs(25);
 
+/// How many servers this program has had.
+static SERVERS: AtomicUsize = AtomicUsize::new(0);
+
 /// A gardend, running or not, and its folders.
 pub struct Server {
     folder: tempfile::TempDir,
+    /// How many of this program's came before.
+    number: usize,
     arguments: Vec<String>,
     listen: String,
     child: Option<Child>,
@@ -36,6 +42,7 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("gf").permissions(Permissions::from_mode(0o711)).tempdir();
         let server = Self {
             folder: folder.expect("a temporary folder"),
+            number: SERVERS.fetch_add(1, Ordering::Relaxed),
             arguments: arguments.iter().map(ToString::to_string).collect(),
             listen: "127.0.0.1:0".into(),
             child: None,
@@ -52,6 +59,12 @@ impl Server {
         let mut server = Self::new(arguments);
         server.restart();
         server
+    }
+
+    /// Further arguments, from the next start on.
+    #[allow(dead_code, reason = "for tests with other settings after a restart")]
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
     }
 
     /// A folder of the test's, beside the server's own.
@@ -89,19 +102,33 @@ impl Server {
             .arg(self.state())
             .arg("--run-dir")
             .arg(self.run())
+            .args(self.apart())
             .args(&self.arguments);
+        // Not what the machine's own gardend reads.
+        command.env("GARDEND_CONFIG", "/dev/null");
         for (name, _) in std::env::vars() {
-            // Which containerd and runtime are used may be chosen from outside, and nothing else.
+            // Which containerd and runtime are used, and that there is no network, may be chosen from
+            // outside, and nothing else.
             let chosen = match name.as_str() {
-                "GARDEND_RUNTIME" => true,
+                "GARDEND_RUNTIME" | "GARDEND_NETWORK" => true,
                 "GARDEND_CONTAINERD_BINARY" => !self.arguments.iter().any(|argument| argument == "--containerd"),
                 _ => false,
             };
-            if name.starts_with("GARDEND_") && !chosen {
+            if name.starts_with("GARDEND_") && name != "GARDEND_CONFIG" && !chosen {
                 command.env_remove(name);
             }
         }
         command
+    }
+
+    /// Addresses and ports that no other server of this program has: they run in one network.
+    fn apart(&self) -> Vec<String> {
+        if std::env::var("GARDEND_NETWORK").is_ok_and(|kind| kind == "none") {
+            return Vec::new();
+        }
+        let ports = 10_000 + 100 * self.number;
+        let pool = format!("10.{}.0.0/16", 80 + self.number);
+        ["--network-pool", &pool, "--host-ports", &format!("{ports}-{}", ports + 99)].map(ToOwned::to_owned).into()
     }
 
     /// Starts it, on the same address as before, and waits until it serves.

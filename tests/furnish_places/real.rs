@@ -26,7 +26,7 @@ impl Fixture<'_> {
             .unwrap_or_else(|error| panic!("{}: {error}", self.case));
         let place = self.place(id);
         let handle = Handle::new("real place").unwrap();
-        let furnished = self.world.block_on(self.node.furnish(&place.id, &place.container, &handle, spec));
+        let furnished = self.world.block_on(self.node.furnish(&place.id, &place.container, &handle, spec, None));
         furnished.unwrap_or_else(|error| panic!("{}: {error}", self.case));
         place
     }
@@ -138,7 +138,7 @@ fn places_that_died_half_furnished_leave_nothing() {
         let place = fixture.place(id);
         let handle = Handle::new("one").unwrap();
         let spec = with_binds(raw(&root), binds);
-        let furnished = fixture.node.furnish(&place.id, &place.container, &handle, &spec);
+        let furnished = fixture.node.furnish(&place.id, &place.container, &handle, &spec, None);
         assert!(fixture.world.block_on(furnished).is_err());
         assert_eq!(host_mounts(), before, "{}", fixture.case);
         fixture.end(&place);

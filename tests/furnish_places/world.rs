@@ -155,7 +155,7 @@ impl World {
         spec: &ContainerSpec,
     ) -> Result<(), NodeError> {
         let handle = Handle::new(handle).unwrap();
-        self.block_on(node.furnish(&place.id, &place.container, &handle, spec))
+        self.block_on(node.furnish(&place.id, &place.container, &handle, spec, None))
     }
 }
 

@@ -58,7 +58,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(serve(listener, garden, async {
+        let task = tokio::spawn(serve(vec![listener.try_into().unwrap()], garden, async {
             let _ = stopped.await;
         }));
         Self { address, node, stop: Some(stop), task }

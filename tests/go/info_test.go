@@ -189,22 +189,3 @@ func TestProperties(t *testing.T) {
 		equal(t, "removed", found("b c&d=e"), 0)
 	})
 }
-
-func TestWhatIsNotThereYet(t *testing.T) {
-	behaviour(t, "calls that gardend does not carry out yet are refused in words that the client can read", func(t *testing.T) {
-		container := create(t, spec(t))
-		_, _, netIn := container.NetIn(0, 80)
-		netOut := container.NetOut(garden.NetOutRule{})
-		bulkNetOut := container.BulkNetOut([]garden.NetOutRule{{}})
-		for name, err := range map[string]error{
-			"net in": netIn, "net out": netOut, "bulk net out": bulkNetOut,
-		} {
-			if err == nil {
-				t.Errorf("%s: answered as if it had been done", name)
-			} else if !strings.Contains(err.Error(), "not") || strings.Contains(err.Error(), "bad response") {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		equal(t, "afterwards", sh(t, container, "echo fine"), "fine\n")
-	})
-}

@@ -170,13 +170,6 @@ func TestLimitsInForce(t *testing.T) {
 		}
 		t.Fatal("no group holds the weight")
 	})
-	behaviour(t, "a bandwidth is answered as it was asked for", func(t *testing.T) {
-		asked := garden.BandwidthLimits{RateInBytesPerSecond: 1000, BurstRateInBytesPerSecond: 2000}
-		container := create(t, limited(t, garden.Limits{Bandwidth: asked}))
-		bandwidth, err := container.CurrentBandwidthLimits()
-		must(t, err)
-		equal(t, "bandwidth", bandwidth, asked)
-	})
 	behaviour(t, "a scope without a limit of the disk asks for nothing", func(t *testing.T) {
 		create(t, limited(t, garden.Limits{Disk: garden.DiskLimits{Scope: garden.DiskLimitScopeExclusive}}))
 	})

@@ -1,7 +1,9 @@
 // Package garden_test says what a Garden client may expect of gardend, by the client that Concourse and Cloud Foundry
 // use. Each subtest is one behaviour, named in words. The server is the one at GARDEND_ADDRESS, or one that is
 // started for the suite from GARDEND_BIN, with a containerd of its own (GARDEND_CONTAINERD_BINARY and
-// GARDEND_RUNTIME choose which, and which runtime); then the suite ends with a census of what was left behind.
+// GARDEND_RUNTIME choose which, and which runtime); then the suite ends with a census of what was left behind. All of
+// that happens in a network namespace of the suite's own, whose uplink leads to a fake of the outside world; with
+// GARDEND_NETWORK=none, for kernels that cannot do a container's network, what needs one is skipped.
 // `go test -short` runs what needs neither much time nor much data.
 package garden_test
 
@@ -34,8 +36,12 @@ const patience = 30 * time.Second
 // poolSize is how many blank places of a kind the suite's server keeps ready.
 const poolSize = 2
 
+// poolV6 is where containers of the suite's server get their IPv6 addresses.
+const poolV6 = "fd67:6172:6465:6e::/64"
+
 var (
 	server  *harness.Server
+	outside *harness.Outside
 	gard    client.Client
 	rootfs  *harness.Rootfs
 	scratch string
@@ -46,7 +52,14 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == inside.Word {
 		os.Exit(inside.Main(os.Args[2:]))
 	}
-	status, err := runSuite(m)
+	var err error
+	if os.Getenv("GARDEND_ADDRESS") == "" {
+		err = harness.OwnNetwork()
+	}
+	status := 0
+	if err == nil {
+		status, err = runSuite(m)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		status = 1
@@ -65,14 +78,20 @@ func runSuite(m *testing.M) (status int, err error) {
 		return 1, err
 	}
 	if address := os.Getenv("GARDEND_ADDRESS"); address != "" {
+		// In the network that it is in.
 		server = &harness.Server{Address: address}
 		gard = clientOf(address)
 		return m.Run(), nil
 	}
 
-	server, err = harness.Start(harness.Options{Arguments: []string{
-		"--default-rootfs", rootfs.Folder(), "--max-containers", "100", "--pool-size", fmt.Sprint(poolSize),
-	}})
+	arguments := []string{"--default-rootfs", rootfs.Folder(), "--max-containers", "100", "--pool-size", fmt.Sprint(poolSize)}
+	if os.Getenv(harness.NetworkOption) != "none" {
+		if outside, err = harness.NewOutside(nil); err != nil {
+			return 1, err
+		}
+		arguments = append(arguments, "--network-pool-v6", poolV6, "--deny-network", harness.DeniedNetworks)
+	}
+	server, err = harness.Start(harness.Options{Arguments: arguments})
 	if err != nil {
 		return 1, err
 	}
@@ -95,6 +114,11 @@ func endWithin(limit time.Duration) error {
 
 func clientOf(address string) client.Client {
 	return client.New(connection.New("tcp", address))
+}
+
+// clientOn is a client of a server that may be in another network.
+func clientOn(server *harness.Server) client.Client {
+	return client.New(connection.NewWithDialerAndLogger(server.Dial, lager.NewLogger("test")))
 }
 
 // behaviour is a subtest that runs beside others.
@@ -383,7 +407,7 @@ func refused(t *testing.T, err error, parts ...string) {
 
 // cuttable is a client whose connections can be cut, and the scissors.
 func cuttable() (client.Client, *harness.Dialer) {
-	dialer := harness.NewDialer(server.Address)
+	dialer := harness.NewDialer(server)
 	return client.New(connection.NewWithDialerAndLogger(dialer.Dial, lager.NewLogger("test"))), dialer
 }
 

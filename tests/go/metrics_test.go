@@ -109,11 +109,6 @@ func TestMetrics(t *testing.T) {
 		equal(t, "total", disk.TotalBytesUsed, disk.ExclusiveBytesUsed)
 		equal(t, "files", disk.TotalInodesUsed, disk.ExclusiveInodesUsed)
 	})
-	behaviour(t, "a container with its loopback alone has no network figures", func(t *testing.T) {
-		if network := metricsOf(t, create(t, spec(t))).NetworkStat; network != nil {
-			t.Fatalf("%+v", network)
-		}
-	})
 	behaviour(t, "a container grows older", func(t *testing.T) {
 		begin := time.Now()
 		container := create(t, spec(t))

@@ -14,6 +14,7 @@
 
 mod files;
 mod images;
+mod network;
 mod ports;
 mod programs;
 mod resources;
@@ -21,7 +22,7 @@ mod streams;
 mod world;
 
 use crate::options::Node;
-use crate::ports::{NodeError, NodeErrorKind};
+use crate::ports::{NetworkWanted, NodeError, NodeErrorKind};
 use crate::record::{ContainerUid, ImageCredentials, Limits, ProcessUid, SandboxId};
 use ports::Life;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,11 +58,17 @@ pub enum Call {
     Pull,
     ListImages,
     Collect,
+    CheckRules,
+    CheckPort,
+    EnsureNetwork,
+    ReleaseNetwork,
+    RestoreNetwork,
+    Bandwidth,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 31] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -87,6 +94,12 @@ impl Call {
         Self::Pull,
         Self::ListImages,
         Self::Collect,
+        Self::CheckRules,
+        Self::CheckPort,
+        Self::EnsureNetwork,
+        Self::ReleaseNetwork,
+        Self::RestoreNetwork,
+        Self::Bandwidth,
     ];
 }
 
@@ -122,6 +135,7 @@ impl FakeNode {
             processes: Arc::clone(&life) as _,
             streams: Arc::clone(&life) as _,
             resources: Arc::clone(&life) as _,
+            network: Arc::clone(&life) as _,
             metrics: Arc::clone(&life) as _,
             files: life,
         }
@@ -186,6 +200,36 @@ impl FakeNode {
         self.world().places.iter().map(|(id, place)| (id.clone(), place.limits)).collect()
     }
 
+    /// What is in force of containers' networks, whether or not something of it was removed since.
+    pub fn networks(&self) -> Vec<NetworkWanted> {
+        self.world().networks.values().cloned().collect()
+    }
+
+    /// Containers whose networks let nothing through, since others have removed something.
+    pub fn cut_off(&self) -> Vec<ContainerUid> {
+        self.world().cut_off.iter().cloned().collect()
+    }
+
+    /// Another program flushes the node's rules, of which gardend may hear.
+    pub fn flush_rules(&self) {
+        let mut world = self.world();
+        world.cut_off = world.networks.keys().cloned().collect();
+        if let Some(disturbed) = world.disturbed.as_ref().filter(|_| !world.lose_events) {
+            // One that waits already is enough.
+            let _ = disturbed.try_send(());
+        }
+    }
+
+    /// A program of the node listens on a port from now on, or no more.
+    pub fn listen(&self, port: u16, listens: bool) {
+        let mut world = self.world();
+        if listens {
+            world.listening.insert(port)
+        } else {
+            world.listening.remove(&port)
+        };
+    }
+
     /// All places, whatever is left of them.
     pub fn places(&self) -> Vec<SandboxId> {
         self.world().places.keys().cloned().collect()
@@ -226,6 +270,11 @@ impl FakeNode {
     /// How many processes were started, ever.
     pub fn spawned(&self) -> usize {
         self.world().spawned.len()
+    }
+
+    /// Gives the node other settings: no place that there is would be made as it is.
+    pub fn change_settings(&self) {
+        self.world().places.values_mut().for_each(|place| place.outdated = true);
     }
 
     /// Adds a place that no record speaks of.

@@ -4,7 +4,8 @@ use super::programs::{self, Program};
 use super::world::{Place, World};
 use super::{Call, Fault, error};
 use crate::ports::{
-    NodeError, NodeErrorKind, ProcessEvent, ProcessSeen, Processes, Rootfs, SandboxSeen, Sandboxes, Signal, SpawnError,
+    NetworkWanted, NodeError, NodeErrorKind, ProcessEvent, ProcessSeen, Processes, Rootfs, SandboxSeen, Sandboxes,
+    Signal, SpawnError,
 };
 use crate::record::{
     ContainerSpec, ContainerUid, Handle, ProcessSpec, ProcessUid, RootfsSource, SandboxId, SandboxKind,
@@ -23,6 +24,9 @@ pub struct Life {
     number: u64,
     events: Mutex<Option<mpsc::Receiver<ProcessEvent>>>,
     pub oom_events: Mutex<Option<mpsc::Receiver<SandboxId>>>,
+    pub disturbed: Mutex<Option<mpsc::Receiver<()>>>,
+    /// See [`crate::ports::Network`].
+    pub network_turn: tokio::sync::Mutex<()>,
     connected: Mutex<HashSet<SandboxId>>,
 }
 
@@ -30,18 +34,27 @@ impl Life {
     pub fn begin(world: Arc<Mutex<World>>) -> Self {
         let (tell, events) = mpsc::channel(EVENTS);
         let (tell_oom, oom_events) = mpsc::channel(EVENTS);
+        let (disturb, disturbed) = mpsc::channel(1);
         let number = {
             let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
             world.life += 1;
             world.events = Some(tell);
             world.oom_events = Some(tell_oom);
+            world.disturbed = Some(disturb);
             world.readers.clear();
             world.processes.values_mut().for_each(|process| process.readers = 0);
             world.at_once.clear();
             world.life
         };
-        let (events, oom_events) = (Mutex::new(Some(events)), Mutex::new(Some(oom_events)));
-        Self { world, number, events, oom_events, connected: Mutex::default() }
+        Self {
+            world,
+            number,
+            events: Mutex::new(Some(events)),
+            oom_events: Mutex::new(Some(oom_events)),
+            disturbed: Mutex::new(Some(disturbed)),
+            network_turn: tokio::sync::Mutex::default(),
+            connected: Mutex::default(),
+        }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -160,6 +173,10 @@ impl Sandboxes for Life {
         .await
     }
 
+    async fn is_current(&self, id: &SandboxId, _: SandboxKind) -> bool {
+        self.world().places.get(id).is_some_and(|place| !place.outdated)
+    }
+
     async fn label(&self, id: &SandboxId, container: &ContainerUid, handle: &Handle) -> Result<(), NodeError> {
         self.plain(Call::Label, |world| {
             let place = world.places.get_mut(id).ok_or_else(|| not_there(id))?;
@@ -223,6 +240,7 @@ impl Rootfs for Life {
         container: &ContainerUid,
         _handle: &Handle,
         spec: &ContainerSpec,
+        network: Option<&NetworkWanted>,
     ) -> Result<(), NodeError> {
         let half = |world: &mut World, _| {
             if let Some(place) = world.places.get_mut(sandbox) {
@@ -246,6 +264,7 @@ impl Rootfs for Life {
                 return Ok(());
             }
             place.furnished = Some(container.clone());
+            place.networked = network.is_some();
             if spec.rootfs.unresolved().is_some() {
                 world.violated(format!("{container} was furnished before its image was pulled"));
             }
@@ -318,6 +337,9 @@ impl Processes for Life {
             let place = world.places.get(sandbox).filter(|place| place.running).ok_or_else(|| not_there(sandbox))?;
             if place.furnished.is_none() || !connected {
                 world.violated(format!("a process was started in place {sandbox} before it was ready"));
+            }
+            if world.places.get(sandbox).is_some_and(|place| place.networked && !place.connected) {
+                world.violated(format!("a process was started in place {sandbox} before its network was in force"));
             }
             if !world.spawned.insert(process.clone()) {
                 world.violated(format!("process {process} was started twice"));

@@ -2,7 +2,7 @@
 
 use super::programs::{Ends, Program};
 use super::{Call, Fault};
-use crate::ports::{OomSeen, ProcessEvent, ReaderId};
+use crate::ports::{NetworkWanted, OomSeen, ProcessEvent, ReaderId};
 use crate::record::{
     ContainerUid, ExitStatus, ImageCredentials, ImageDigest, Limits, ProcessUid, ResolvedImage, SandboxId, SandboxKind,
 };
@@ -26,11 +26,18 @@ pub struct World {
     pub readers: BTreeMap<ReaderId, Reader>,
     /// Tar streams by where they were streamed to.
     pub files: BTreeMap<(SandboxId, String), Vec<u8>>,
+    /// What is in force, also where the place is gone.
+    pub networks: BTreeMap<ContainerUid, NetworkWanted>,
+    /// Those of which others have removed something: nothing gets through.
+    pub cut_off: BTreeSet<ContainerUid>,
+    /// Ports that programs of the node listen on.
+    pub listening: BTreeSet<u16>,
     pub next_id: u64,
     /// Which gardend's calls count.
     pub life: u64,
     pub events: Option<mpsc::Sender<ProcessEvent>>,
     pub oom_events: Option<mpsc::Sender<SandboxId>>,
+    pub disturbed: Option<mpsc::Sender<()>>,
     /// Told of every change.
     pub changed: watch::Sender<()>,
     pub faults: HashMap<Call, VecDeque<Fault>>,
@@ -49,6 +56,11 @@ pub struct Place {
     pub running: bool,
     pub furnished: Option<ContainerUid>,
     pub half_furnished: bool,
+    /// It was told that it has a network, and once had it.
+    pub networked: bool,
+    pub connected: bool,
+    /// Made with settings that are other by now.
+    pub outdated: bool,
     pub label: Option<(ContainerUid, String)>,
     /// Processes that run in it.
     pub alive: usize,
@@ -63,6 +75,9 @@ impl Place {
             running: true,
             furnished: None,
             half_furnished: false,
+            networked: false,
+            connected: false,
+            outdated: false,
             label: None,
             alive: 0,
             limits: Limits::default(),

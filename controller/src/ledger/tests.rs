@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::record::{
-    ContainerSpec, ContainerStatus, Desired, ExitStatus, Handle, Origin, ProcessId, ProcessSpec, SandboxKind,
+    Addresses, ContainerSpec, ContainerStatus, Desired, ExitStatus, Handle, IcmpMatch, Origin, PortIn, ProcessId,
+    ProcessSpec, RuleOut, RuleProtocol, SandboxKind,
 };
 use proptest::prelude::*;
 use std::fs;
@@ -25,8 +26,29 @@ fn container(handle: &str) -> ContainerRecord {
         created_at: SystemTime::now(),
         origin: Origin::Garden,
         sandbox: Some(SandboxId::generate()),
+        addresses: None,
+        ports_in: Vec::new(),
+        rules_out: Vec::new(),
         status: ContainerStatus::default(),
     }
+}
+
+fn networked(record: ContainerRecord) -> ContainerRecord {
+    let addresses = Addresses {
+        address: "10.80.0.2".parse().unwrap(),
+        subnet: "10.80.0.0/30".parse().unwrap(),
+        gateway: "10.80.0.1".parse().unwrap(),
+        ipv6: Some("fd00::2".parse().unwrap()),
+    };
+    let rule = RuleOut {
+        protocol: RuleProtocol::Icmpv6,
+        networks: vec![("fd00::".parse().unwrap(), "fd00::ff".parse().unwrap())],
+        ports: vec![(1, 65535)],
+        icmp: Some(IcmpMatch { kind: 128, code: Some(0) }),
+        log: true,
+    };
+    let ports_in = vec![PortIn { host_port: 61001, container_port: 80 }];
+    ContainerRecord { addresses: Some(addresses), ports_in, rules_out: vec![rule], ..record }
 }
 
 fn process(container: &ContainerUid) -> ProcessRecord {
@@ -68,7 +90,7 @@ fn assert_names(refusal: &LedgerError, path: &Path, words: &str) {
 #[tokio::test]
 async fn everything_is_there_after_a_reopen_but_the_environment_of_processes() {
     let (_folder, path) = folder();
-    let record = container("c");
+    let record = networked(container("c"));
     let (mut first, second) = (process(&record.uid), process(&record.uid));
     let sandbox =
         SandboxRecord { id: SandboxId::generate(), kind: SandboxKind::Privileged, container: Some(record.uid.clone()) };
@@ -105,6 +127,26 @@ async fn everything_is_there_after_a_reopen_but_the_environment_of_processes() {
     drop(ledger);
     let bytes: Vec<u8> = fs::read(&path).unwrap();
     assert!(!bytes.windows(4).any(|window| window == b"hush"));
+}
+
+#[tokio::test]
+async fn a_container_that_was_recorded_before_there_were_networks_has_none() {
+    let (_folder, path) = folder();
+    let record = container("c");
+    {
+        let ledger = Ledger::open(&path).unwrap();
+        ledger.commit(insert(&record), Durable::Reboot).await.unwrap();
+    }
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let before: String = connection.query_row("SELECT record FROM containers", [], |row| row.get(0)).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&before).unwrap();
+    for field in ["addresses", "ports_in", "rules_out"] {
+        value.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    connection.execute("UPDATE containers SET record = ?1", [value.to_string()]).unwrap();
+    drop(connection);
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(ledger.load().await.unwrap().containers, [record]);
 }
 
 #[tokio::test]

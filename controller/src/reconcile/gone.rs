@@ -32,7 +32,7 @@ pub(super) async fn kill(shared: &Arc<Shared>, subject: &Subject) -> Done {
     };
     processes::end_all(shared, &subject.uid, subject.wanted);
     if let Err(error) = shared.node.sandboxes.kill(id).await {
-        return does_not_die(shared, subject, error);
+        return does_not_go(shared, subject, Stage::Kill, error);
     }
     shared.node.processes.disconnect(id).await;
     let mut state = shared.state();
@@ -57,14 +57,15 @@ pub(super) async fn kill(shared: &Arc<Shared>, subject: &Subject) -> Done {
     Done::Next
 }
 
-pub(super) fn does_not_die(shared: &Shared, subject: &Subject, error: NodeError) -> Done {
-    tracing::warn!(handle = %subject.handle, uid = %subject.uid, %error, "container does not die; it is tried again");
+/// What must be gone before the handle is given back is not: it is tried for ever.
+fn does_not_go(shared: &Shared, subject: &Subject, stage: Stage, error: NodeError) -> Done {
+    tracing::warn!(handle = %subject.handle, uid = %subject.uid, %stage, %error, "container does not go; it is tried again");
     know(shared, &subject.uid, |container| {
         add_event(&mut container.record, format!("Stuck: {error}"));
-        container.record.status.stage = Some(Stage::Kill);
+        container.record.status.stage = Some(stage);
         container.record.status.failures += 1;
         container.record.status.message = Some(error.message.clone());
-        container.last_failure = Some((Stage::Kill, error.clone()));
+        container.last_failure = Some((stage, error.clone()));
         if error.kind == NodeErrorKind::Stuck {
             container.stuck = Some(error);
         }
@@ -72,19 +73,41 @@ pub(super) fn does_not_die(shared: &Shared, subject: &Subject, error: NodeError)
     Done::Verdict(Verdict::Failed)
 }
 
+pub(super) async fn release_network(shared: &Arc<Shared>, subject: &Subject) -> Done {
+    if let Err(error) = shared.node.network.release(&subject.uid).await {
+        return does_not_go(shared, subject, Stage::ReleaseNetwork, error);
+    }
+    let mut state = shared.state();
+    let Some(container) = state.containers.get_mut(&subject.uid) else { return Done::Verdict(Verdict::Rest) };
+    container.networked = false;
+    container.stuck = None;
+    if container.freed {
+        // By the start: its record, which nobody was told of, counts for nothing.
+        state.give_back_addresses(&subject.uid);
+    }
+    Done::Next
+}
+
 pub(super) async fn free(shared: &Arc<Shared>, subject: &Subject) -> Done {
     let freed = shared.edit(&subject.uid, Durable::Crash, Vec::new(), |record| {
         record.desired = Desired::Absent;
         record.sandbox = None;
+        record.addresses = None;
+        record.ports_in = Vec::new();
         record.status.phase = Phase::Gone;
     });
-    if let Err(error) = freed.await {
+    let recorded = freed.await;
+    if let Err(error) = &recorded {
         // It is dead; after a restart it is only found dead once more.
         tracing::warn!(handle = %subject.handle, uid = %subject.uid, %error, "the end was not recorded");
     }
     tracing::info!(handle = %subject.handle, uid = %subject.uid, "container is gone");
     let mut state = shared.state();
     state.free(&subject.uid);
+    if recorded.is_ok() {
+        // Otherwise they stay its own until its row is gone: after a crash it would claim them.
+        state.give_back_addresses(&subject.uid);
+    }
     if let Some(container) = state.containers.get(&subject.uid) {
         container.changed.send_replace(());
     }

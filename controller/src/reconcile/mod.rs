@@ -126,6 +126,7 @@ async fn take(shared: &Arc<Shared>, subject: &Subject, step: Step) -> Done {
         Step::FinishStop => stop::finish_stop(shared, subject).await,
         Step::RecordAbsence => gone::record_absence(shared, subject).await,
         Step::Kill => gone::kill(shared, subject).await,
+        Step::ReleaseNetwork => gone::release_network(shared, subject).await,
         Step::Free => gone::free(shared, subject).await,
         Step::Release => gone::release(shared, subject).await,
         Step::Forget => gone::forget(shared, subject).await,

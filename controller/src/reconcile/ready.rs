@@ -9,7 +9,7 @@ use crate::queue::Verdict;
 use crate::record::{Limits, Phase, SandboxId, SandboxKind, SandboxRecord, Stage};
 use crate::shared::{Key, Shared};
 use crate::state::{Container, Failure, Role, State};
-use crate::{places, processes};
+use crate::{network, places, processes};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,17 +81,25 @@ pub(super) async fn make_place(shared: &Arc<Shared>, subject: &Subject) -> Done 
 pub(super) async fn furnish(shared: &Arc<Shared>, subject: &Subject) -> Done {
     let Some(id) = &subject.sandbox else { return Done::Verdict(Verdict::Rest) };
     let permit = shared.limits.furnishings.acquire().await;
-    let files = shared.node.rootfs.furnish(id, &subject.uid, &subject.handle, &subject.spec);
-    // Beside each other: they have nothing in common. A place that got only one is replaced.
-    let (furnished, limited) = tokio::join!(files, limit(shared, id, subject));
+    let wanted = network::wanted(shared, &subject.uid);
+    let files = shared.node.rootfs.furnish(id, &subject.uid, &subject.handle, &subject.spec, wanted.as_ref());
+    let connected = async {
+        match &wanted {
+            Some(_) => shared.node.network.ensure(&|| network::wanted_at(shared, &subject.uid, id)).await,
+            None => Ok(()),
+        }
+    };
+    // Beside each other: they have nothing in common. A place that did not get all is replaced.
+    let (furnished, limited, connected) = tokio::join!(files, limit(shared, id, subject), connected);
     drop(permit);
-    match (furnished, limited) {
-        (Ok(()), Ok(())) => {
+    match (furnished, limited, connected) {
+        (Ok(()), Ok(()), Ok(())) => {
             place_is(shared, subject, Place::Made, Place::Furnished);
             Done::Next
         }
-        (Err(error), _) => failed(shared, subject, Stage::Rootfs, error, Next::AnotherPlace),
-        (_, Err(error)) => failed(shared, subject, Stage::Limits, error, Next::AnotherPlace),
+        (Err(error), _, _) => failed(shared, subject, Stage::Rootfs, error, Next::AnotherPlace),
+        (_, Err(error), _) => failed(shared, subject, Stage::Limits, error, Next::AnotherPlace),
+        (_, _, Err(error)) => failed(shared, subject, Stage::Network, error, Next::AnotherPlace),
     }
 }
 

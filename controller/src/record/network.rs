@@ -3,6 +3,7 @@
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 /// Where a container is. Recorded with it, and its own until it is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,15 @@ pub struct PortIn {
     pub host_port: u16,
     /// On the container's.
     pub container_port: u16,
+}
+
+/// A port that a client asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortInAsked {
+    /// `None`: one of the node's own choice.
+    pub host_port: Option<NonZeroU16>,
+    /// `None`: the same as the host port.
+    pub container_port: Option<NonZeroU16>,
 }
 
 /// What a container may reach outside, whatever is denied. Ranges include both of their ends; an

@@ -1,6 +1,6 @@
 //! What clients ask for: of a container and of a process.
 
-use super::{Handle, Image, ImageCredentials, ImageReference, ProcessId, ResolvedImage};
+use super::{Handle, Image, ImageCredentials, ImageReference, PortInAsked, ProcessId, ResolvedImage, RuleOut};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,6 +39,10 @@ pub struct CreateRequest {
     pub spec: ContainerSpec,
     /// For its image's registry. They serve the pull and are not recorded.
     pub credentials: Option<ImageCredentials>,
+    /// Ports of the node that shall lead to it.
+    pub ports_in: Vec<PortInAsked>,
+    /// What it may reach.
+    pub rules_out: Vec<RuleOut>,
 }
 
 /// Where a container's files come from.

@@ -1,6 +1,9 @@
 //! What became of what was asked for.
 
-use super::{ContainerSpec, ContainerUid, Handle, ProcessId, ProcessSpec, ProcessUid, Properties, SandboxId};
+use super::{
+    Addresses, ContainerSpec, ContainerUid, Handle, PortIn, ProcessId, ProcessSpec, ProcessUid, Properties, RuleOut,
+    SandboxId,
+};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};
 
@@ -61,6 +64,15 @@ pub struct ContainerRecord {
     pub origin: Origin,
     /// Its place, once it has one.
     pub sandbox: Option<SandboxId>,
+    /// Where it is in the network, until it is gone. `None`: its own loopback alone.
+    #[serde(default)]
+    pub addresses: Option<Addresses>,
+    /// Ports of the node that lead to it; nobody else's while they are here.
+    #[serde(default)]
+    pub ports_in: Vec<PortIn>,
+    /// What it may reach, in the order in which that was asked for.
+    #[serde(default)]
+    pub rules_out: Vec<RuleOut>,
     /// What became of it.
     pub status: ContainerStatus,
 }
@@ -118,6 +130,8 @@ pub enum Stage {
     Remove,
     Limits,
     Image,
+    Network,
+    ReleaseNetwork,
 }
 
 impl std::fmt::Display for Stage {
@@ -132,6 +146,8 @@ impl std::fmt::Display for Stage {
             Self::Remove => "removing its place",
             Self::Limits => "putting its limits in force",
             Self::Image => "pulling its image",
+            Self::Network => "making its network",
+            Self::ReleaseNetwork => "releasing its network",
         })
     }
 }

@@ -50,6 +50,19 @@ impl Machine {
         let mut layers: Vec<_> = contents.containers.iter().map(|row| row.uid.clone()).collect();
         layers.sort();
         assert_eq!(self.fake.layers(), layers, "containers' files on the node, and rows of containers");
+        // Of each: whose it is, where it is, and what is in force.
+        let networks = self.fake.networks().into_iter();
+        let mut networks: Vec<_> =
+            networks.map(|one| (one.container, one.sandbox, one.addresses, one.ports_in, one.rules_out)).collect();
+        let rows = contents
+            .containers
+            .into_iter()
+            .filter_map(|row| Some((row.uid, row.sandbox.clone()?, row.addresses?, row.ports_in, row.rules_out)));
+        let mut rows: Vec<_> = rows.collect();
+        networks.sort_by(|one, other| one.0.cmp(&other.0));
+        rows.sort_by(|one, other| one.0.cmp(&other.0));
+        assert_eq!(networks, rows, "networks on the node, and rows of containers");
+        assert_eq!(self.fake.cut_off(), [], "containers whose network lets nothing through");
         assert_eq!(self.fake.violations(), Vec::<String>::new());
     }
 }

@@ -48,6 +48,12 @@ pub enum ClientError {
         /// What was seen.
         why: String,
     },
+    /// What was to be sent cannot be read here.
+    #[error("{source}")]
+    Stream {
+        /// Why.
+        source: io::Error,
+    },
     /// The server told that a process's end cannot be known.
     #[error("process '{process}': {message}")]
     Process {

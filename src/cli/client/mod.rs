@@ -8,6 +8,7 @@
 //! It sends what it is given: which handles and specs are legal is for the server to say.
 
 mod error;
+mod files;
 mod process;
 mod target;
 mod transport;
@@ -15,8 +16,10 @@ pub mod wire;
 
 pub(crate) use error::io_reason;
 pub use error::{ClientError, GardenError, GardenErrorKind};
+pub use files::{Pieces, TarStream};
 pub use process::{Finished, Output, Outputs, Process, ProcessInput, ProcessOutcome};
 pub use target::{Target, TargetError};
+pub(super) use transport::dial;
 pub use wire::{BindMount, ContainerInfo, ContainerSpec, ImageRef, ProcessSpec, ResourceLimits, TtySpec};
 
 use gardend_controller::ports::Signal;
@@ -98,6 +101,55 @@ impl Client {
             all.extend(entries.into_iter().map(|(handle, entry)| (handle, entry.into_result())));
         }
         Ok(all)
+    }
+
+    /// What a container uses.
+    pub async fn metrics(&self, handle: &str) -> Result<wire::Metrics, ClientError> {
+        self.answer(container(Method::GET, handle, "/metrics", QUICK)).await
+    }
+
+    /// What several use; each has an answer or an error of its own.
+    pub async fn bulk_metrics(
+        &self,
+        handles: &[String],
+    ) -> Result<BTreeMap<String, Result<wire::Metrics, GardenError>>, ClientError> {
+        let mut all = BTreeMap::new();
+        for batch in batches(handles) {
+            let request =
+                Request::new(Method::GET, "/containers/bulk_metrics", QUICK).query("handles", &batch.join(","));
+            let entries: BTreeMap<String, wire::MetricsEntry> = self.answer(request).await?;
+            all.extend(entries.into_iter().map(|(handle, entry)| (handle, entry.into_result())));
+        }
+        Ok(all)
+    }
+
+    /// The limits in force on a container.
+    pub async fn limits(&self, handle: &str) -> Result<wire::Limits, ClientError> {
+        let limit = |kind: &str| container(Method::GET, handle, &format!("/limits/{kind}"), QUICK);
+        let (memory, cpu, disk, bandwidth) = tokio::try_join!(
+            self.answer(limit("memory")),
+            self.answer(limit("cpu")),
+            self.answer(limit("disk")),
+            self.answer(limit("bandwidth")),
+        )?;
+        Ok(wire::Limits { memory, cpu, disk, bandwidth })
+    }
+
+    /// The limit of a container's memory.
+    pub async fn memory_limit(&self, handle: &str) -> Result<wire::MemoryLimits, ClientError> {
+        self.answer(container(Method::GET, handle, "/limits/memory", QUICK)).await
+    }
+
+    /// Opens a port of the node that leads to one of a container. 0 for the node's: the server chooses
+    /// one; 0 for the container's: the same as the node's.
+    pub async fn net_in(&self, handle: &str, ports: wire::NetIn) -> Result<wire::NetIn, ClientError> {
+        let ports = wire::NetInRequest { handle, ports };
+        self.answer(container(Method::POST, handle, "/net/in", QUICK).json(&ports)).await
+    }
+
+    /// Lets a container reach what a rule names.
+    pub async fn net_out(&self, handle: &str, rule: &wire::NetOutRule) -> Result<(), ClientError> {
+        self.done(container(Method::POST, handle, "/net/out", QUICK).json(rule)).await
     }
 
     /// Destroys a container.

@@ -130,6 +130,14 @@ async fn drain(output: Option<Output>) -> Vec<u8> {
 /// Raw bytes of one output, to its end.
 pub struct Output(Hijacked);
 
+impl Output {
+    /// Asks for no more. What is on its way still comes, and then the end.
+    pub async fn stop(&mut self) {
+        // A connection that is gone sends no more either.
+        let _ = self.0.shutdown().await;
+    }
+}
+
 impl AsyncRead for Output {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)

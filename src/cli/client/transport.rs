@@ -6,9 +6,12 @@
 use super::error::ClientError;
 use super::target::Target;
 use super::wire::ErrorBody;
+use crate::net::Stream;
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::TryStreamExt;
 use http::{Method, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -18,6 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// A connection is there within this, or not at all.
@@ -82,12 +86,23 @@ pub(super) async fn call(target: &Target, request: Request) -> Result<Bytes, Cli
 }
 
 async fn exchange(target: &Target, request: Request, what: &str) -> Result<Bytes, ClientError> {
+    let body = Full::new(request.body.clone().unwrap_or_default());
+    begin(target, &request, body, what).await?.whole().await
+}
+
+/// Sends a request; answers once the head of its answer is there.
+async fn begin<B>(target: &Target, request: &Request, body: B, what: &str) -> Result<Answer, ClientError>
+where
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let stream = dial(target).await?;
     let lost = |error: hyper::Error| hyper_error(target, what, &error);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
     let mut connection = AbortOnDrop(tokio::spawn(connection));
     let mut head = http::Request::builder()
-        .method(request.method)
+        .method(request.method.clone())
         .uri(format!("{}{}", request.path, request.query))
         .header(header::HOST, host(target))
         .header(header::CONNECTION, "close");
@@ -95,7 +110,7 @@ async fn exchange(target: &Target, request: Request, what: &str) -> Result<Bytes
         head = head.header(header::CONTENT_TYPE, "application/json");
     }
     let request = head
-        .body(Full::new(request.body.unwrap_or_default()))
+        .body(body)
         .map_err(|error| ClientError::protocol(target, what, format!("the request cannot be made: {error}")))?;
     let answer = match sender.send_request(request).await {
         Ok(answer) => answer,
@@ -106,14 +121,114 @@ async fn exchange(target: &Target, request: Request, what: &str) -> Result<Bytes
         },
         Err(error) => return Err(lost(error)),
     };
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_BODY)
-        .collect()
-        .await
-        .map_err(|error| ClientError::lost(target, what, io::Error::other(error)))?
-        .to_bytes();
-    drop(connection);
-    if status.is_success() { Ok(body) } else { Err(refusal(target, what, status, &body)) }
+    let (head, body) = answer.into_parts();
+    let (target, what) = (target.clone(), what.to_owned());
+    Ok(Answer { target, what, status: head.status, body, _connection: connection })
+}
+
+/// An answer whose body is still coming.
+pub(super) struct Answer {
+    target: Target,
+    what: String,
+    status: StatusCode,
+    body: Incoming,
+    _connection: AbortOnDrop<hyper::Result<()>>,
+}
+
+impl Answer {
+    /// All of its body, or the error that it is.
+    async fn whole(self) -> Result<Bytes, ClientError> {
+        if !self.status.is_success() {
+            return Err(self.refusal().await);
+        }
+        let lost = |error| ClientError::lost(&self.target, &self.what, io::Error::other(error));
+        Ok(Limited::new(self.body, MAX_BODY).collect().await.map_err(lost)?.to_bytes())
+    }
+
+    /// The error that it is.
+    async fn refusal(self) -> ClientError {
+        match Limited::new(self.body, MAX_BODY).collect().await {
+            Ok(body) => refusal(&self.target, &self.what, self.status, &body.to_bytes()),
+            Err(error) => ClientError::lost(&self.target, &self.what, io::Error::other(error)),
+        }
+    }
+
+    /// The next piece of its body; `None` at its end. Cancel-safe: a frame is given whole or stays.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(_)) => {
+                    let cut = io::Error::other("cut by the server before the stream was whole; its log says why");
+                    return Err(ClientError::lost(&self.target, &self.what, cut));
+                }
+            }
+        }
+    }
+
+    pub(super) fn timed_out(&self, after: Duration) -> ClientError {
+        ClientError::TimedOut { target: self.target.clone(), what: self.what.clone(), after }
+    }
+}
+
+/// Sends a request whose answer is a stream.
+pub(super) async fn receive_stream(target: &Target, request: Request) -> Result<Answer, ClientError> {
+    let (what, deadline) = (request.what(), request.deadline);
+    let beginning = async {
+        let answer = begin(target, &request, Full::<Bytes>::default(), &what).await?;
+        match answer.status.is_success() {
+            true => Ok(answer),
+            false => Err(answer.refusal().await),
+        }
+    };
+    let timed_out = |_| ClientError::TimedOut { target: target.clone(), what: what.clone(), after: deadline };
+    timeout(deadline, beginning).await.map_err(timed_out)?
+}
+
+/// Sends a request whose body is a stream. `stall`: how long the server may take no piece; `finish`:
+/// how long its answer may take once it has all.
+pub(super) async fn send_stream(
+    target: &Target,
+    request: Request,
+    mut pieces: mpsc::Receiver<io::Result<Bytes>>,
+    stall: Duration,
+    finish: Duration,
+) -> Result<(), ClientError> {
+    let what = request.what();
+    let timed_out = |after| ClientError::TimedOut { target: target.clone(), what: what.clone(), after };
+    // One piece at a time: a piece that was taken is on its way.
+    let (sender, mut queue) = mpsc::channel::<io::Result<Bytes>>(1);
+    let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| queue.poll_recv(cx)).map_ok(Frame::data));
+    let mut answering = std::pin::pin!(async { begin(target, &request, body, &what).await?.whole().await.map(drop) });
+    let feeding = async {
+        while let Some(piece) = pieces.recv().await {
+            let failed = piece.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
+            match timeout(stall, sender.send(piece)).await {
+                Err(_) => return Err(timed_out(stall)),
+                // Refused: the answer says why.
+                Ok(Err(_)) => return Ok(()),
+                Ok(Ok(())) => {}
+            }
+            if let Some(source) = failed {
+                return Err(ClientError::Stream { source });
+            }
+        }
+        drop(sender);
+        Ok(())
+    };
+    let mut feeding = std::pin::pin!(feeding);
+    // Both are pinned, and go on where they were.
+    tokio::select! {
+        biased;
+        answer = &mut answering => return answer,
+        fed = &mut feeding => fed?,
+    }
+    timeout(finish, answering).await.map_err(|_| timed_out(finish))?
 }
 
 /// The error that an answer holds.
@@ -241,7 +356,11 @@ fn host(target: &Target) -> String {
     }
 }
 
-async fn dial(target: &Target) -> Result<Stream, ClientError> {
+/// Connects to a server.
+///
+/// # Errors
+/// [`ClientError::Unreachable`].
+pub(crate) async fn dial(target: &Target) -> Result<Stream, ClientError> {
     let connecting = async {
         match target {
             Target::Tcp { host, port } => {
@@ -288,43 +407,6 @@ impl AsyncWrite for Hijacked {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 

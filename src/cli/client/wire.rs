@@ -186,6 +186,198 @@ impl InfoEntry {
     }
 }
 
+/// What a container uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Metrics {
+    /// Memory.
+    #[serde(deserialize_with = "or_default")]
+    pub memory_stat: MemoryStat,
+    /// Processors.
+    #[serde(rename = "CPUStat", deserialize_with = "or_default")]
+    pub cpu_stat: CpuStat,
+    /// Files.
+    #[serde(deserialize_with = "or_default")]
+    pub disk_stat: DiskStat,
+    /// The network, where it has one.
+    pub network_stat: Option<NetworkStat>,
+    /// Processes.
+    #[serde(deserialize_with = "or_default")]
+    pub pid_stat: PidStat,
+}
+
+/// Memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct MemoryStat {
+    /// What counts towards the limit.
+    #[serde(rename = "TotalUsageTowardLimit")]
+    pub toward_limit: u64,
+}
+
+/// Time on processors, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CpuStat {
+    /// All of it.
+    pub usage: u64,
+}
+
+/// Files, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DiskStat {
+    /// Its own, without its image's.
+    pub exclusive_bytes_used: u64,
+}
+
+/// Bytes over the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NetworkStat {
+    /// To the container.
+    pub rx_bytes: u64,
+    /// From it.
+    pub tx_bytes: u64,
+}
+
+/// Processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PidStat {
+    /// At present.
+    pub current: u64,
+    /// At most; 0: no limit.
+    pub max: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct MetricsEntry {
+    #[serde(default, deserialize_with = "or_default")]
+    metrics: Metrics,
+    #[serde(default)]
+    err: Option<ErrorBody>,
+}
+
+impl MetricsEntry {
+    pub(super) fn into_result(self) -> Result<Metrics, GardenError> {
+        match self.err {
+            Some(error) => Err(error.into()),
+            None => Ok(self.metrics),
+        }
+    }
+}
+
+/// The limits in force on a container. 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Memory.
+    pub memory: MemoryLimits,
+    /// Processors.
+    pub cpu: CpuLimits,
+    /// Files.
+    pub disk: DiskLimits,
+    /// The network.
+    pub bandwidth: BandwidthLimits,
+}
+
+/// The limit of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryLimits {
+    /// In bytes.
+    pub limit_in_bytes: u64,
+}
+
+/// The share of processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuLimits {
+    /// Against the others'.
+    pub weight: u64,
+    /// The older name of the same.
+    pub limit_in_shares: u64,
+}
+
+/// Limits of files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct DiskLimits {
+    pub inode_soft: u64,
+    pub inode_hard: u64,
+    pub byte_soft: u64,
+    pub byte_hard: u64,
+    /// 0: with the image; 1: without it.
+    pub scope: u8,
+}
+
+/// Limits of the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BandwidthLimits {
+    /// Bytes a second.
+    pub rate: u64,
+    /// Bytes at once.
+    pub burst: u64,
+}
+
+/// A port of the node and the one of a container that it leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetIn {
+    /// On the node.
+    pub host_port: u32,
+    /// In the container.
+    pub container_port: u32,
+}
+
+#[derive(Serialize)]
+pub(super) struct NetInRequest<'a> {
+    pub(super) handle: &'a str,
+    #[serde(flatten)]
+    pub(super) ports: NetIn,
+}
+
+/// What a container may reach. Whatever is empty is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NetOutRule {
+    /// 0 all, 1 tcp, 2 udp, 3 icmp, 4 icmpv6.
+    pub protocol: u8,
+    /// Addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Range<std::net::IpAddr>>,
+    /// Ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Range<u16>>,
+    /// Kinds of ICMP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmps: Option<IcmpControl>,
+    /// Tell the node's log of each connection.
+    #[serde(skip_serializing_if = "is_false")]
+    pub log: bool,
+}
+
+/// From one to another, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Range<T> {
+    /// The first.
+    pub start: T,
+    /// The last.
+    pub end: T,
+}
+
+/// A type of ICMP, and a code where it is one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct IcmpControl {
+    /// The type.
+    pub r#type: u8,
+    /// The code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+}
+
 /// An error as Garden writes it.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]

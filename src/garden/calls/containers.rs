@@ -2,7 +2,7 @@
 
 use super::Connection;
 use crate::garden::Garden;
-use crate::garden::answer::{Answer, DONE, Json, Refusal};
+use crate::garden::answer::{Answer, DONE, Json};
 use crate::garden::body::read_json;
 use crate::garden::names::{Names, Query};
 use crate::garden::wire::{ContainerInfo, ContainerSpec, Created, GardenError, InfoEntry, Listed, Stop, grace_time};
@@ -96,10 +96,4 @@ pub(crate) async fn bulk_info(State(garden): State<Garden>, query: Query) -> Jso
 pub(super) fn handles(query: Query) -> Vec<String> {
     let list = query.into_first_values().remove("handles").unwrap_or_default();
     list.split(',').filter(|handle| !handle.is_empty()).map(str::to_owned).collect()
-}
-
-/// An error for a container that is not there; for calls that this version does not have.
-pub(super) fn must_exist(garden: &Garden, handle: &str) -> Result<(), Refusal> {
-    garden.controller.info(handle)?;
-    Ok(())
 }

@@ -4,7 +4,7 @@ pub(super) mod containers;
 pub(super) mod files;
 pub(super) mod limits;
 pub(super) mod metrics;
-pub(super) mod missing;
+pub(super) mod network;
 pub(super) mod processes;
 pub(super) mod properties;
 pub(super) mod server;

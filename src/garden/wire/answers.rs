@@ -2,7 +2,7 @@
 
 use super::GardenError;
 use gardend_controller::Info;
-use gardend_controller::record::{Handle, Properties};
+use gardend_controller::record::{Handle, PortIn, Properties};
 use serde::{Deserialize, Serialize};
 
 /// The answer to a call that has nothing to tell.
@@ -63,7 +63,7 @@ pub(crate) struct ContainerInfo {
     mapped_ports: Vec<PortMapping>,
 }
 
-/// None until containers have a network.
+/// A port of the node's that leads to one of the container's.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct PortMapping {
@@ -79,8 +79,23 @@ impl From<Info> for ContainerInfo {
             container_path: info.path,
             process_ids: info.process_ids,
             properties: info.properties,
-            ..Self::default()
+            host_ip: text(info.addresses.as_ref().map(|addresses| addresses.gateway)),
+            container_ip: text(info.addresses.as_ref().map(|addresses| addresses.address)),
+            container_ipv6: text(info.addresses.as_ref().and_then(|addresses| addresses.ipv6)),
+            external_ip: text(info.external),
+            mapped_ports: info.ports_in.into_iter().map(PortMapping::from).collect(),
         }
+    }
+}
+
+/// What there is none of is an empty string to Go.
+fn text(address: Option<impl ToString>) -> String {
+    address.map_or_else(String::new, |address| address.to_string())
+}
+
+impl From<PortIn> for PortMapping {
+    fn from(port: PortIn) -> Self {
+        Self { host_port: port.host_port.into(), container_port: port.container_port.into() }
     }
 }
 
@@ -104,6 +119,7 @@ impl From<Result<ContainerInfo, GardenError>> for InfoEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gardend_controller::record::Addresses;
 
     #[test]
     fn info_has_the_names_that_go_knows_and_no_null() {
@@ -113,11 +129,27 @@ mod tests {
             path: "/p".into(),
             process_ids: vec!["1".into()],
             properties: Properties::new(),
+            addresses: None,
+            external: None,
+            ports_in: Vec::new(),
         };
-        let text = serde_json::to_string(&ContainerInfo::from(info)).unwrap();
+        let text = serde_json::to_string(&ContainerInfo::from(info.clone())).unwrap();
         assert_eq!(
             text,
             r#"{"State":"stopped","Events":[],"HostIP":"","ContainerIP":"","ContainerIPv6":"","ExternalIP":"","ContainerPath":"/p","ProcessIDs":["1"],"Properties":{},"MappedPorts":[]}"#
         );
+        let addresses = Addresses {
+            address: [10, 80, 0, 2].into(),
+            subnet: "10.80.0.0/30".parse().unwrap(),
+            gateway: [10, 80, 0, 1].into(),
+            ipv6: Some("fd00::2".parse().unwrap()),
+        };
+        let ports_in = vec![PortIn { host_port: 61001, container_port: 80 }];
+        let info = Info { addresses: Some(addresses), external: Some([192, 0, 2, 1].into()), ports_in, ..info };
+        let text = serde_json::to_string(&ContainerInfo::from(info)).unwrap();
+        let ips =
+            r#""HostIP":"10.80.0.1","ContainerIP":"10.80.0.2","ContainerIPv6":"fd00::2","ExternalIP":"192.0.2.1""#;
+        assert!(text.contains(ips), "{text}");
+        assert!(text.contains(r#""MappedPorts":[{"HostPort":61001,"ContainerPort":80}]"#), "{text}");
     }
 }

@@ -1,11 +1,11 @@
 //! `ContainerSpec`: what a create asks for.
 
+use super::network::{NetIn, NetOutRule};
 use super::{Unacceptable, absolute_path, check_env, non_empty};
 use gardend_controller::record::{
     self, BindMode, BindOrigin, CreateRequest, Handle, ImageCredentials, ImageReference, RootfsSource,
 };
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -24,11 +24,8 @@ pub(crate) struct ContainerSpec {
     env: Vec<String>,
     privileged: bool,
     limits: Limits,
-    /// Accepted: a container reaches nothing but itself until there is a network, so rules that
-    /// would open something fail closed.
-    #[allow(dead_code)]
-    netout_rules: Vec<IgnoredAny>,
-    netin: Vec<IgnoredAny>,
+    netout_rules: Vec<NetOutRule>,
+    netin: Vec<NetIn>,
 }
 
 /// Its user name and password serve the pull of an image alone and are kept nowhere.
@@ -141,12 +138,10 @@ impl ContainerSpec {
     /// The request in the controller's words.
     pub(crate) fn into_request(self) -> Result<CreateRequest, Unacceptable> {
         let limits = self.limits.into_limits()?;
-        if !self.network.is_empty() {
-            return Err(Unacceptable::not_available("network"));
-        }
-        if !self.netin.is_empty() {
-            return Err(Unacceptable::not_available("netin"));
-        }
+        let ports_in = self.netin.into_iter().enumerate();
+        let ports_in = ports_in.map(|(index, port)| port.into_asked(&format!("netin[{index}].")));
+        let rules_out = self.netout_rules.into_iter().enumerate();
+        let rules_out = rules_out.map(|(index, rule)| rule.into_rule(&format!("netout_rules[{index}].")));
         check_env(&self.env)?;
         let handle = non_empty(self.handle).map(Handle::new).transpose()?;
         let grace_time = grace_time("grace_time", self.grace_time)?;
@@ -158,13 +153,15 @@ impl ContainerSpec {
             env: self.env,
             privileged: self.privileged,
             limits,
-            ..record::ContainerSpec::default()
+            network: non_empty(self.network),
         };
         Ok(CreateRequest {
             handle,
             grace_time: Some(grace_time).filter(|time| !time.is_zero()),
             properties: self.properties,
             spec,
+            ports_in: ports_in.collect::<Result<_, _>>()?,
+            rules_out: rules_out.collect::<Result<_, _>>()?,
             credentials: self.image.credentials(),
         })
     }
@@ -251,6 +248,8 @@ pub(super) fn bind_mounts(mounts: &[BindMount]) -> Result<Vec<record::BindMount>
 mod tests {
     use super::*;
     use crate::garden::wire::json;
+    use gardend_controller::record::RuleProtocol;
+    use std::num::NonZeroU16;
 
     fn request(text: &str) -> Result<CreateRequest, String> {
         let spec: ContainerSpec = json::parse(text.as_bytes(), "").map_err(|error| error.to_string())?;
@@ -341,12 +340,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_refused_by_its_name() {
-        for (text, field) in [(r#"{"network":"10.0.0.1/30"}"#, "network"), (r#"{"netin":[{"host_port":1}]}"#, "netin")]
-        {
-            let expected = format!("{field} is not available in this version of gardend; ask again without it");
-            assert_eq!(request(text).unwrap_err(), expected);
-        }
+    fn a_network_is_carried_over_and_what_is_wrong_in_it_is_refused_by_its_field() {
+        let asked = request(
+            r#"{"network":"10.0.0.0/30","netin":[{"container_port":80},{"host_port":1}],"netout_rules":[{"protocol":1}]}"#,
+        )
+        .unwrap();
+        assert_eq!(asked.spec.network.as_deref(), Some("10.0.0.0/30"));
+        let ports: Vec<_> = asked.ports_in.iter().map(|port| (port.host_port, port.container_port)).collect();
+        assert_eq!(ports, [(None, NonZeroU16::new(80)), (NonZeroU16::new(1), None)]);
+        assert_eq!(asked.rules_out[0].protocol, RuleProtocol::Tcp);
+        let error = request(r#"{"netin":[{},{"host_port":70000}]}"#).unwrap_err();
+        assert!(error.starts_with("netin[1].host_port: there is no port 70000"), "{error}");
+        let error = request(r#"{"netout_rules":[{"networks":[{}]}]}"#).unwrap_err();
+        assert!(error.starts_with("netout_rules[0].networks[0]: has neither"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod error;
 pub(crate) mod json;
 mod limits;
 mod metrics;
+mod network;
 mod payload;
 mod process;
 
@@ -15,6 +16,7 @@ pub(crate) use container::{ContainerSpec, grace_time};
 pub(crate) use error::GardenError;
 pub(crate) use limits::{BandwidthLimits, CpuLimits, DiskLimits, MemoryLimits};
 pub(crate) use metrics::{Metrics, MetricsEntry};
+pub(crate) use network::{Mapped, NetIn, NetOutRule};
 pub(crate) use payload::{Message, Payload, TtySpec};
 pub(crate) use process::ProcessSpec;
 
@@ -31,12 +33,6 @@ pub(crate) enum Unacceptable {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// What a field asks for is not there yet. Refused rather than ignored: the client counts on it.
-    #[error("{field} is not available in this version of gardend; ask again without it")]
-    NotAvailable {
-        /// Which.
-        field: String,
-    },
     /// A name that no client could carry in a URL.
     #[error(transparent)]
     Name(#[from] gardend_controller::record::InvalidName),
@@ -45,10 +41,6 @@ pub(crate) enum Unacceptable {
 impl Unacceptable {
     fn field(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Field { field: field.into(), reason: reason.into() }
-    }
-
-    fn not_available(field: impl Into<String>) -> Self {
-        Self::NotAvailable { field: field.into() }
     }
 }
 

@@ -200,6 +200,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folders = Folders::new(folder.path().join("state"), folder.path().join("run"));
         let subject = |binary| Subject {
+            network: None,
             folders: folders.clone(),
             containerd: Endpoint::Managed { binary },
             socket: None,

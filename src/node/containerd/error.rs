@@ -50,6 +50,12 @@ impl CallError {
         Self { kind: CallErrorKind::Unavailable, attempt, reason }
     }
 
+    /// Whether a shim hung up while it was asked: most often one whose last task has just gone, and
+    /// which goes after it. What it did of what was asked is not known; asking again tells.
+    pub fn is_of_a_shim_that_hung_up(&self) -> bool {
+        self.kind == CallErrorKind::Unavailable && self.reason.contains(HUNG_UP)
+    }
+
     /// Whether what was asked about is not there.
     pub fn is_not_found(&self) -> bool {
         self.kind == CallErrorKind::NotFound
@@ -79,9 +85,12 @@ fn classify(status: &tonic::Status) -> CallErrorKind {
     }
 }
 
+/// What containerd says of a shim that closed its socket.
+const HUNG_UP: &str = "ttrpc: closed";
+
 /// containerd 1.6 passes a shim's death on as an unknown error with these words.
 fn of_a_lost_shim(message: &str) -> bool {
-    ["ttrpc: closed", "context deadline exceeded", "shim exited", "connection refused"]
+    [HUNG_UP, "context deadline exceeded", "shim exited", "connection refused"]
         .iter()
         .any(|words| message.contains(words))
 }
@@ -119,6 +128,8 @@ mod tests {
     fn a_shim_that_died_is_worth_another_try_whatever_the_code() {
         assert_eq!(of(&tonic::Status::unknown("ttrpc: closed: unknown")).kind, CallErrorKind::Unavailable);
         assert_eq!(of(&tonic::Status::unavailable("ttrpc: closed")).kind, CallErrorKind::Unavailable);
+        assert!(of(&tonic::Status::unknown("failed to delete task: ttrpc: closed")).is_of_a_shim_that_hung_up());
+        assert!(!of(&tonic::Status::unknown("connection refused")).is_of_a_shim_that_hung_up());
         assert_eq!(of(&tonic::Status::unknown("OCI runtime create failed")).kind, CallErrorKind::Failed);
     }
 

@@ -49,7 +49,7 @@ pub use containers::SHIM;
 pub use error::{CallError, CallErrorKind};
 pub use labels::OwnerMark;
 pub use runtime::{InvalidRuntime, Runtime};
-pub use spec::CapabilitySet;
+pub use spec::{AllowedDevice, CapabilitySet, ProfileError, SeccompProfile, Settings};
 
 use super::blank::Blank;
 use super::ids::IdMap;
@@ -93,6 +93,8 @@ pub struct Options {
     pub parallel_creates: usize,
     /// Whom the users of unprivileged places are on the host.
     pub id_map: IdMap,
+    /// What they may do.
+    pub settings: Settings,
 }
 
 impl Default for Options {
@@ -103,6 +105,7 @@ impl Default for Options {
             group_limit: DEFAULT_GROUP_LIMIT,
             parallel_creates: (2 * processors).max(4),
             id_map: IdMap::garden(),
+            settings: Settings::default(),
         }
     }
 }

@@ -38,6 +38,8 @@ const SHIM_ENDS: Duration = Duration::from_secs(3);
 const BUSY_AGAIN: Duration = Duration::from_millis(10);
 /// In a place's folder, beside what [`crate::node::place`] tells of: its group.
 const GROUP_FILE: &str = "group";
+/// Also there: the mark of the settings that it was made with.
+const SETTINGS_FILE: &str = "settings";
 
 #[async_trait]
 impl Sandboxes for Containerd {
@@ -62,6 +64,13 @@ impl Sandboxes for Containerd {
             Begun::Ready => Ok(()),
             Begun::Fresh => self.make(id, kind).await,
         }
+    }
+
+    /// One that has no mark is of a gardend that knew no settings.
+    async fn is_current(&self, id: &SandboxId, kind: SandboxKind) -> bool {
+        let (file, mark) = (self.folders.place(id).join(SETTINGS_FILE), self.options.settings.mark(kind));
+        let read = blocking("reading a place's settings", move || fs::read_to_string(file)).await;
+        read.is_ok_and(|made_with| made_with == mark)
     }
 
     async fn label(&self, id: &SandboxId, container: &ContainerUid, handle: &Handle) -> Result<(), NodeError> {
@@ -134,8 +143,9 @@ impl Containerd {
     async fn begin(&self, id: &SandboxId, kind: SandboxKind) -> Result<Begun, NodeError> {
         let (folder, place) = (self.folders.place(id), id.clone());
         let half_made = move || failed(format!("place {place} is half made; remove it and take another"));
-        let root = self.options.id_map.root();
-        let begun = blocking("making a place's folder", move || match make_folder(&folder, kind, root) {
+        let owner = (!self.options.settings.rights(kind).is_full()).then(|| self.options.id_map.root());
+        let mark = self.options.settings.mark(kind);
+        let begun = blocking("making a place's folder", move || match make_folder(&folder, owner, &mark) {
             Ok(()) => Ok(Some(Begun::Fresh)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let ready = kill::runs(&folder)? && folder.join(SOCKET_NAME).exists();
@@ -183,9 +193,12 @@ impl Containerd {
         let (root, folder) = (self.blank.path().to_owned(), self.folders.place(id));
         let (cgroup, group) = (self.cgroups.path(id), group.as_str().to_owned());
         let (socket, id_map) = (self.connection.socket().to_owned(), self.options.id_map.clone());
+        let settings = self.options.settings.clone();
         blocking("writing a place's spec", move || {
             let ceiling = ceiling::of(&socket)?;
-            spec::of(&Blank { kind, root: &root, folder: &folder, cgroup, group: &group, ceiling, id_map: &id_map })
+            let group = group.as_str();
+            let (root, folder, id_map, settings) = (&root, &folder, &id_map, &settings);
+            spec::of(&Blank { kind, root, folder, cgroup, group, ceiling, id_map, settings })
         })
         .await
     }
@@ -278,12 +291,13 @@ impl Containerd {
     }
 }
 
-fn make_folder(folder: &Path, kind: SandboxKind, root: u32) -> io::Result<()> {
+/// `owner`: root of a user namespace, whose init must be able to make its socket there.
+fn make_folder(folder: &Path, owner: Option<u32>, mark: &str) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(folder)?;
-    match kind {
-        // Its init must be able to make its socket there.
-        SandboxKind::Unprivileged => chown(folder, Some(root), Some(root)),
-        SandboxKind::Privileged => Ok(()),
+    fs::write(folder.join(SETTINGS_FILE), mark)?;
+    match owner {
+        Some(root) => chown(folder, Some(root), Some(root)),
+        None => Ok(()),
     }
 }
 

@@ -50,6 +50,7 @@ impl Connection {
                     self.wait_for_task(id, EXIT_NOTICED).await?;
                     tokio::time::sleep(pause).await;
                 }
+                Err(error) if error.is_of_a_shim_that_hung_up() => tokio::time::sleep(pause).await,
                 other => return other,
             }
         }

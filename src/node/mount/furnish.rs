@@ -17,8 +17,9 @@ use super::tree::{Access, Tree, is_folder};
 use super::wanted::{Bind, Wanted, look_at_rootfs};
 use super::work::Cancelled;
 use crate::node::ids::IdMap;
+use crate::node::network::Resolver;
 use crate::node::sys::{MountChange, make_files_as, set_mount_attributes, unshare_working_folder};
-use gardend_controller::ports::{NodeError, NodeErrorKind};
+use gardend_controller::ports::{NetworkWanted, NodeError, NodeErrorKind};
 use gardend_controller::record::{BindMode, BindOrigin, ContainerUid, Handle, Limits, RootfsSource};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -42,6 +43,9 @@ pub(super) struct Furnishing {
     pub(super) place: PathBuf,
     pub(super) container: ContainerUid,
     pub(super) handle: Handle,
+    pub(super) network: Option<NetworkWanted>,
+    pub(super) resolver: Resolver,
+    /// Its place is to have no user namespace.
     pub(super) privileged: bool,
     pub(super) limits: Limits,
     pub(super) wanted: Wanted,
@@ -121,7 +125,8 @@ impl Furnishing {
         let entry = Entry::open(&self.place, self.privileged, &self.map, &self.host)?;
         let owner = entry.owner();
         let hostname = identity::hostname(&self.handle);
-        let files = identity::write_files(&self.place, hostname, owner)?;
+        let names = identity::Names { hostname, network: self.network.as_ref(), resolver: &self.resolver };
+        let files = identity::write_files(&self.place, &names, owner)?;
         let own_files = take_own_files(&files)?;
 
         self.host.enter()?;
@@ -187,8 +192,10 @@ fn take_raw_root(wanted: &Wanted) -> Result<Option<Tree>> {
 type OwnFiles = Vec<(&'static str, Tree)>;
 
 fn take_own_files(files: &identity::Files) -> Result<OwnFiles> {
-    [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname)]
+    [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname), ("/etc/resolv.conf", &files.resolv_conf)]
         .into_iter()
+        // A container without a network keeps what its rootfs says of name servers.
+        .filter(|(_, source)| source.exists())
         .map(|(target, source)| Ok((target, take(source, Access::AsItIs)?)))
         .collect()
 }

@@ -2,6 +2,8 @@
 
 use super::error::{Result, attempting};
 use super::owner::Owner;
+use crate::node::network::Resolver;
+use gardend_controller::ports::NetworkWanted;
 use gardend_controller::record::Handle;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use std::io::{self, Write};
@@ -22,18 +24,27 @@ pub(super) fn hostname(handle: &Handle) -> &str {
 pub(super) struct Files {
     pub(super) hosts: PathBuf,
     pub(super) hostname: PathBuf,
+    /// Only where it has a network.
+    pub(super) resolv_conf: PathBuf,
 }
 
 impl Files {
     /// Where they are, in a place's folder.
     pub(super) fn of(place: &Path) -> Self {
         let etc = place.join("etc");
-        Self { hosts: etc.join("hosts"), hostname: etc.join("hostname") }
+        Self { hosts: etc.join("hosts"), hostname: etc.join("hostname"), resolv_conf: etc.join("resolv.conf") }
     }
 }
 
+/// What they say.
+pub(super) struct Names<'a> {
+    pub(super) hostname: &'a str,
+    pub(super) network: Option<&'a NetworkWanted>,
+    pub(super) resolver: &'a Resolver,
+}
+
 /// Writes them, owned by the container's root.
-pub(super) fn write_files(place: &Path, hostname: &str, owner: Owner) -> Result<Files> {
+pub(super) fn write_files(place: &Path, names: &Names<'_>, owner: Owner) -> Result<Files> {
     let etc = place.join("etc");
     let what = format!("writing {}", etc.display());
     let files = Files::of(place);
@@ -42,19 +53,19 @@ pub(super) fn write_files(place: &Path, hostname: &str, owner: Owner) -> Result<
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => result?,
         }
-        write(&files.hosts, &hosts(hostname), owner)?;
-        write(&files.hostname, &format!("{hostname}\n"), owner)
+        write(&files.hosts, &hosts(names), owner)?;
+        if names.network.is_some() {
+            write(&files.resolv_conf, &names.resolver.resolv_conf(names.network), owner)?;
+        }
+        write(&files.hostname, &format!("{}\n", names.hostname), owner)
     })()
     .map_err(attempting(what))?;
     Ok(files)
 }
 
-fn hosts(hostname: &str) -> String {
+fn hosts(names: &Names<'_>) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    // Names in this file end at white space.
-    if !hostname.contains(char::is_whitespace) {
-        text.push_str(&format!("127.0.0.1\t{hostname}\n"));
-    }
+    text.push_str(&names.resolver.hosts(names.network, names.hostname));
     text
 }
 
@@ -79,11 +90,5 @@ mod tests {
         // 25 characters of two bytes: the 49th byte from the end is the middle of one.
         assert_eq!(name(&"ü".repeat(25)), "ü".repeat(24));
         assert_eq!(name(&"🌱".repeat(20)), "🌱".repeat(12));
-    }
-
-    #[test]
-    fn a_hostname_that_the_hosts_file_cannot_carry_is_left_out_of_it() {
-        assert!(hosts("one").ends_with("127.0.0.1\tone\n"));
-        assert!(!hosts("two words").contains("two"));
     }
 }

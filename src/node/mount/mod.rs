@@ -33,13 +33,15 @@ pub use entry::{HostMounts, OwnMounts};
 use super::disk::Size;
 use super::ids::IdMap;
 use super::images::ImageNode;
+use super::network::Resolver;
 use super::place::Folders;
+use super::rights::PrivilegedMode;
 use async_trait::async_trait;
 use default_rootfs::Store;
 use entry::Home;
 use error::{Result, attempting, failed, invalid};
 use furnish::{Furnishing, ProcessFurnishing};
-use gardend_controller::ports::{NodeError, Rootfs};
+use gardend_controller::ports::{NetworkWanted, NodeError, Rootfs};
 use gardend_controller::record::{
     ContainerSpec, ContainerUid, Handle, Limits, ProcessImage, ProcessUid, ResolvedImage, RootfsSource, SandboxId,
 };
@@ -60,6 +62,10 @@ pub struct Options {
     pub host_mounts: HostMounts,
     /// How unprivileged places map ids; they are refused where they do otherwise.
     pub id_map: IdMap,
+    /// How containers find names.
+    pub resolver: Resolver,
+    /// What privileged containers are given.
+    pub privileged_mode: PrivilegedMode,
     /// How long checking and furnishing may take, each.
     pub deadline: Duration,
     /// How long a caller waits for a layer's removal, which goes on meanwhile.
@@ -72,6 +78,8 @@ impl Default for Options {
             default_rootfs: None,
             host_mounts: HostMounts::Own,
             id_map: IdMap::garden(),
+            resolver: Resolver::default(),
+            privileged_mode: PrivilegedMode::Full,
             deadline: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
         }
@@ -303,12 +311,15 @@ impl Rootfs for MountNode {
         container: &ContainerUid,
         handle: &Handle,
         spec: &ContainerSpec,
+        network: Option<&NetworkWanted>,
     ) -> std::result::Result<(), NodeError> {
         let furnishing = Furnishing {
             place: self.folders.place(sandbox),
             container: container.clone(),
             handle: handle.clone(),
-            privileged: spec.privileged,
+            network: network.cloned(),
+            resolver: self.options.resolver.clone(),
+            privileged: self.options.privileged_mode.rights(spec.privileged).is_full(),
             limits: spec.limits,
             wanted: self.wanted(spec)?,
             host: self.options.host_mounts.clone(),

@@ -16,11 +16,14 @@ import (
 // host is what can be counted on the machine and does not carry a server's name.
 type host struct {
 	namedNamespaces []string
-	links           []string
+	mounted         int
+	network         network
 }
 
-func look() host {
-	return host{namedNamespaces: names("/run/netns"), links: names("/sys/class/net")}
+// look looks at the machine, and at the network that the server runs in.
+func (s *Server) look() (host, error) {
+	network, err := s.network()
+	return host{namedNamespaces: names("/run/netns"), mounted: mountedNamespaces(), network: network}, err
 }
 
 func names(folder string) []string {
@@ -38,8 +41,8 @@ func names(folder string) []string {
 var ourID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 
 // Census waits until the server holds nothing but its blank places (it may keep `blank` of them at most), and
-// reports what is left over: places, inits, shims, mounts, cgroups, spools, layers, links. Call it when all
-// containers were destroyed.
+// reports what is left over: places, inits, shims, mounts, cgroups, spools, layers, and in the network links, rules,
+// routes, namespaces, and what the packet filter holds. Call it when all containers were destroyed.
 func (s *Server) Census(blank int, deadline time.Duration) error {
 	end := time.Now().Add(deadline)
 	for {
@@ -52,6 +55,12 @@ func (s *Server) Census(blank int, deadline time.Duration) error {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
+}
+
+// CensusSince is a census of what came since another of its gardends was ready: its containers outlive it.
+func (s *Server) CensusSince(earlier *Server, blank int, deadline time.Duration) error {
+	s.before = earlier.before
+	return s.Census(blank, deadline)
 }
 
 func (s *Server) leftovers(blank int) []string {
@@ -91,18 +100,22 @@ func (s *Server) leftovers(blank int) []string {
 			report("cgroup %s", group)
 		}
 	}
-	after := look()
+	after, err := s.look()
+	if err != nil {
+		report("the network cannot be looked at: %v", err)
+	}
 	for _, name := range after.namedNamespaces {
 		if !slices.Contains(s.before.namedNamespaces, name) {
 			report("network namespace %s", name)
 		}
 	}
-	for _, name := range after.links {
-		if !slices.Contains(s.before.links, name) {
-			report("network link %s", name)
-		}
+	if after.mounted > s.before.mounted {
+		report("%d namespaces kept by a mount", after.mounted-s.before.mounted)
 	}
-	return found
+	if held := heldNamespaces(s.Pid()); held > len(places)+1 {
+		report("%d network namespaces held open by gardend", held)
+	}
+	return append(found, after.network.more(s.before.network)...)
 }
 
 // processes counts the inits and the shims that belong to this server.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +31,8 @@ type Options struct {
 	Arguments []string
 	// Folder holds the server's folders; a new temporary one where empty.
 	Folder string
+	// Namespace is the network that it runs in; the caller's own where nil.
+	Namespace *Namespace
 }
 
 // Server is a running gardend.
@@ -39,10 +42,11 @@ type Server struct {
 	// Folder holds everything of this server; empty where somebody else started it.
 	Folder string
 
-	command *exec.Cmd
-	exited  chan struct{}
-	exit    error
-	before  host
+	command   *exec.Cmd
+	namespace *Namespace
+	exited    chan struct{}
+	exit      error
+	before    host
 }
 
 // Binary is the gardend that tests run: GARDEND_BIN, or the debug build.
@@ -81,7 +85,38 @@ func (o Options) arguments(folder, listen string) []string {
 		"--run-dir", filepath.Join(folder, "run"),
 		"--containerd", "managed",
 	}
+	if o.Namespace == nil {
+		arguments = append(arguments, apart(folder, o.Arguments)...)
+	}
 	return append(arguments, o.Arguments...)
+}
+
+var (
+	apartMutex sync.Mutex
+	apartOnes  []string
+)
+
+// apart gives servers that run in the same network addresses and ports of their own: the first has the defaults. A
+// folder keeps what it has.
+func apart(folder string, given []string) []string {
+	if os.Getenv(NetworkOption) == "none" {
+		return nil
+	}
+	apartMutex.Lock()
+	defer apartMutex.Unlock()
+	number := slices.Index(apartOnes, folder)
+	if number < 0 {
+		number = len(apartOnes)
+		apartOnes = append(apartOnes, folder)
+	}
+	var arguments []string
+	if !slices.Contains(given, "--network-pool") && number > 0 {
+		arguments = append(arguments, "--network-pool", fmt.Sprintf("10.%d.0.0/16", 80+number))
+	}
+	if !slices.Contains(given, "--host-ports") && number > 0 {
+		arguments = append(arguments, "--host-ports", fmt.Sprintf("%d-%d", 10000+100*number, 10099+100*number))
+	}
+	return arguments
 }
 
 // Start starts a gardend and waits until it says that it serves.
@@ -97,7 +132,7 @@ func Start(options Options) (*Server, error) {
 			return nil, err
 		}
 	}
-	server := &Server{Folder: folder, exited: make(chan struct{}), before: look()}
+	server := &Server{Folder: folder, namespace: options.Namespace, exited: make(chan struct{})}
 	log, err := os.OpenFile(server.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -111,7 +146,7 @@ func Start(options Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := server.command.Start(); err != nil {
+	if err := server.within(server.command.Start); err != nil {
 		return nil, err
 	}
 	ready := make(chan string, 1)
@@ -123,7 +158,10 @@ func Start(options Options) (*Server, error) {
 
 	select {
 	case server.Address = <-ready:
-		return server, nil
+		if server.before, err = server.look(); err == nil {
+			return server, nil
+		}
+		_ = server.command.Process.Kill()
 	case <-server.exited:
 		err = fmt.Errorf("gardend ended before it was ready: %v", server.exit)
 	case <-time.After(readyDeadline):
@@ -132,6 +170,32 @@ func Start(options Options) (*Server, error) {
 	}
 	err = fmt.Errorf("%w; its log ends:\n%s", err, tail(server.LogPath()))
 	return nil, errors.Join(err, server.TearDown())
+}
+
+// within does something in the network that the server runs in.
+func (s *Server) within(what func() error) error {
+	if s.namespace == nil {
+		return what()
+	}
+	return s.namespace.Do(what)
+}
+
+// Run runs a program of the machine's in the network that the server runs in, and returns what it said.
+func (s *Server) Run(program string, arguments ...string) (said string, err error) {
+	err = s.within(func() error {
+		said, err = command("", program, arguments...)
+		return err
+	})
+	return said, err
+}
+
+// Dial connects to the server; the arguments are those that a Garden client's dialer gets, and say nothing.
+func (s *Server) Dial(string, string) (conn net.Conn, err error) {
+	err = s.within(func() error {
+		conn, err = net.DialTimeout("tcp", s.Address, 2*time.Second)
+		return err
+	})
+	return conn, err
 }
 
 // Refused runs a gardend that is expected not to start, and returns what it said.
@@ -194,13 +258,18 @@ func readReady(stdout io.Reader, ready chan<- string) {
 	}
 }
 
+// NetworkOption is the variable that says "none" where this machine's kernel cannot do a container's network.
+const NetworkOption = "GARDEND_NETWORK"
+
+var chosen = []string{"GARDEND_CONTAINERD_BINARY", "GARDEND_RUNTIME", NetworkOption}
+
 // environment is the test's own without what would configure gardend behind the options' back: which containerd and
-// which runtime it uses is what may be chosen from outside.
+// which runtime it uses is what may be chosen from outside, and that there is no network.
 func environment() []string {
 	var kept []string
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, "GARDEND_") || name == "GARDEND_CONTAINERD_BINARY" || name == "GARDEND_RUNTIME" {
+		if !strings.HasPrefix(name, "GARDEND_") || slices.Contains(chosen, name) {
 			kept = append(kept, entry)
 		}
 	}
@@ -229,11 +298,10 @@ func (s *Server) Terminate() (time.Duration, error) {
 	return time.Since(begin), nil
 }
 
-// Kill ends gardend as a crash would. Containers go on, and so does its containerd.
-func (s *Server) Kill() error {
-	err := s.command.Process.Kill()
+// Kill ends gardend by SIGKILL, if it runs. Containers go on.
+func (s *Server) Kill() {
+	_ = s.command.Process.Kill()
 	<-s.exited
-	return err
 }
 
 // Ctr runs containerd's own tool in gardend's namespace.
@@ -283,17 +351,17 @@ func tail(path string) string {
 
 // Dialer opens connections to a server and can cut all of them, as a client does that dies.
 type Dialer struct {
-	address string
-	mutex   sync.Mutex
-	open    []net.Conn
+	server *Server
+	mutex  sync.Mutex
+	open   []net.Conn
 }
 
-// NewDialer returns a dialer of connections to HOST:PORT.
-func NewDialer(address string) *Dialer { return &Dialer{address: address} }
+// NewDialer returns a dialer of connections to a server.
+func NewDialer(server *Server) *Dialer { return &Dialer{server: server} }
 
 // Dial opens one more connection.
-func (d *Dialer) Dial(string, string) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", d.address, 2*time.Second)
+func (d *Dialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := d.server.Dial(network, address)
 	if err != nil {
 		return nil, err
 	}

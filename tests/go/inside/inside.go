@@ -44,6 +44,11 @@ func Main(words []string) int {
 		}
 	case "terminal":
 		return terminal()
+	case "reach", "serve", "talk", "drum", "transfer", "forge":
+		if err := network(words); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	default:
 		return usage()
 	}
@@ -51,7 +56,9 @@ func Main(words []string) int {
 }
 
 func usage() int {
-	fmt.Fprintln(os.Stderr, "inside: attempts | open PATH... | leave-chroot | peek PID | connect PATH... | terminal")
+	fmt.Fprintln(os.Stderr, "inside: attempts | open PATH... | leave-chroot | peek PID | connect PATH... | terminal |\n"+
+		"  reach MILLISECONDS TEXT END... | serve END... | talk ADDRESS TEXT | drum ADDRESS TEXT |\n"+
+		"  transfer send|take ADDRESS BYTES | forge SOURCE ADDRESS TEXT")
 	return 2
 }
 

@@ -63,6 +63,9 @@ pub(super) const UNPRIVILEGED: [&str; 14] = [
     "CAP_SETFCAP",
 ];
 
+/// What it takes to mount, and to make namespaces.
+pub(super) const MOUNTS: &str = "CAP_SYS_ADMIN";
+
 /// A set of capabilities: bit N is capability N.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CapabilitySet(pub u64);

@@ -4,21 +4,25 @@
 //! itself, as the volumes of Garden's clients are owned), a small capability set, seccomp, masked and
 //! read-only paths, cgroups and /sys read-only. *Privileged*: no user namespace, every capability
 //! that gardend and containerd themselves may give, the host's devices, nothing masked, cgroups
-//! writable: enough to run a container runtime within. Both have their own pid, mount, network,
+//! writable: enough to run a container runtime within. An operator may give privileged ones less: see
+//! [`crate::node::rights`]. All have their own pid, mount, network,
 //! ipc, uts and cgroup namespaces; garden-init is pid 1.
 
 mod capabilities;
 mod devices;
 mod oci;
 mod seccomp;
+mod settings;
 
 use crate::node::ids::{IdMap, Line};
+use crate::node::rights::Rights;
 pub use capabilities::CapabilitySet;
 use garden_init::wire::CONTROL_DIR;
 use gardend_controller::record::SandboxKind;
 use oci::{
     Capabilities, Device, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Rlimit, Root, User,
 };
+pub use settings::{AllowedDevice, ProfileError, SeccompProfile, Settings};
 use std::io;
 use std::path::Path;
 
@@ -45,6 +49,9 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// With `/proc/interrupts`, `thermal_throttle` of each of these tells of other containers' work.
 const PROCESSORS: &str = "/sys/devices/system/cpu";
 
+/// What makes file systems of a program's own.
+const FUSE: &str = "/dev/fuse";
+
 /// What a place's spec is made of.
 pub(super) struct Blank<'a> {
     /// Of which kind it is.
@@ -61,6 +68,8 @@ pub(super) struct Blank<'a> {
     pub ceiling: Ceiling,
     /// Whom an unprivileged one's users are on the host.
     pub id_map: &'a IdMap,
+    /// What an operator has set.
+    pub settings: &'a Settings,
 }
 
 /// What containerd and gardend have themselves, and so can give.
@@ -76,9 +85,12 @@ pub(super) struct Ceiling {
 
 /// The spec as JSON.
 pub(super) fn of(blank: &Blank<'_>) -> io::Result<Vec<u8>> {
-    let privileged = blank.kind == SandboxKind::Privileged;
-    let capabilities: Vec<_> =
-        if privileged { blank.ceiling.capabilities.names().collect() } else { capabilities::UNPRIVILEGED.to_vec() };
+    let rights = blank.settings.rights(blank.kind);
+    let capabilities: Vec<_> = match rights {
+        Rights::Unprivileged => capabilities::UNPRIVILEGED.to_vec(),
+        Rights::Fuse => capabilities::UNPRIVILEGED.into_iter().chain([capabilities::MOUNTS]).collect(),
+        Rights::Full => blank.ceiling.capabilities.names().collect(),
+    };
     let open_files = blank.ceiling.open_files.min(MAX_OPEN_FILES);
     let spec = oci::Spec {
         oci_version: "1.0.2",
@@ -102,9 +114,9 @@ pub(super) fn of(blank: &Blank<'_>) -> io::Result<Vec<u8>> {
         },
         root: Root { path: text(blank.root)?, readonly: true },
         hostname: "blank",
-        mounts: mounts(blank)?,
+        mounts: mounts(blank, rights)?,
         annotations: [(GROUP_ANNOTATION, blank.group.to_owned())].into(),
-        linux: if privileged { privileged_linux(blank)? } else { unprivileged_linux(blank) },
+        linux: if rights.is_full() { privileged_linux(blank)? } else { unprivileged_linux(blank, rights) },
     };
     serde_json::to_vec(&spec).map_err(io::Error::other)
 }
@@ -115,20 +127,29 @@ pub(super) fn root_of(spec: &[u8]) -> Option<std::path::PathBuf> {
     Some(spec.get("root")?.get("path")?.as_str()?.into())
 }
 
-fn unprivileged_linux(blank: &Blank<'_>) -> Linux {
+fn unprivileged_linux(blank: &Blank<'_>, rights: Rights) -> Linux {
     let mapping = |line: &Line| IdMapping { container: line.inside, host: line.outside, size: line.count };
     let mappings: Vec<_> = blank.id_map.lines().iter().map(mapping).collect();
+    let mut allowed = blank.settings.allowed_devices.clone();
+    if rights == Rights::Fuse {
+        allowed.push(AllowedDevice::Node { path: FUSE.to_owned(), access: "rwm".to_owned() });
+    }
+    let (devices, rules) = devices::allowed(&allowed);
+    // The runtime adds the usual ones (null, zero, tty, ...) to nothing.
+    let nothing = DeviceRule { allow: false, kind: None, major: None, minor: None, access: "rwm".to_owned() };
+    // A /proc with something hidden cannot be mounted anew by a runtime within. In a user namespace
+    // what is there is the host's root's to write, who is nobody here.
+    let hides = rights == Rights::Unprivileged;
     Linux {
         cgroups_path: blank.cgroup.clone(),
         namespaces: namespaces(&["user"]),
         uid_mappings: mappings.clone(),
         gid_mappings: mappings,
-        devices: Vec::new(),
-        // The runtime adds the usual ones (null, zero, tty, ...) to nothing.
-        resources: Resources { devices: vec![DeviceRule { allow: false, access: "rwm" }] },
-        seccomp: Some(seccomp::profile()),
-        masked_paths: masked(Path::new(PROCESSORS)),
-        readonly_paths: READ_ONLY.to_vec(),
+        devices,
+        resources: Resources { devices: std::iter::once(nothing).chain(rules).collect() },
+        seccomp: blank.settings.filter(rights),
+        masked_paths: if hides { masked(Path::new(PROCESSORS)) } else { Vec::new() },
+        readonly_paths: if hides { READ_ONLY.to_vec() } else { Vec::new() },
     }
 }
 
@@ -141,13 +162,14 @@ fn masked(processors: &Path) -> Vec<String> {
 
 fn privileged_linux(blank: &Blank<'_>) -> io::Result<Linux> {
     let devices: Vec<Device> = devices::of_host(Path::new("/dev"))?;
+    let everything = DeviceRule { allow: true, kind: None, major: None, minor: None, access: "rwm".to_owned() };
     Ok(Linux {
         cgroups_path: blank.cgroup.clone(),
         namespaces: namespaces(&[]),
         uid_mappings: Vec::new(),
         gid_mappings: Vec::new(),
         devices,
-        resources: Resources { devices: vec![DeviceRule { allow: true, access: "rwm" }] },
+        resources: Resources { devices: vec![everything] },
         seccomp: None,
         masked_paths: Vec::new(),
         readonly_paths: Vec::new(),
@@ -158,14 +180,14 @@ fn namespaces(further: &[&'static str]) -> Vec<Namespace> {
     ["pid", "ipc", "uts", "mount", "network", "cgroup"].iter().chain(further).map(|kind| Namespace { kind }).collect()
 }
 
-fn mounts(blank: &Blank<'_>) -> io::Result<Vec<Mount>> {
+fn mounts(blank: &Blank<'_>, rights: Rights) -> io::Result<Vec<Mount>> {
     let mount = |destination, kind, options: &[&'static str]| Mount {
         destination,
         kind,
         source: kind.to_owned(),
         options: options.to_vec(),
     };
-    let access = if blank.kind == SandboxKind::Privileged { "rw" } else { "ro" };
+    let access = if rights.is_full() { "rw" } else { "ro" };
     Ok(vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -191,9 +213,14 @@ fn text(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::rights::PrivilegedMode;
     use serde_json::{Value, json};
 
     fn spec(kind: SandboxKind) -> Value {
+        spec_with(kind, &Settings::default())
+    }
+
+    fn spec_with(kind: SandboxKind, settings: &Settings) -> Value {
         let blank = Blank {
             kind,
             root: Path::new("/state/blank/1"),
@@ -202,6 +229,7 @@ mod tests {
             group: "g",
             ceiling: Ceiling { capabilities: CapabilitySet(0b11), open_files: u64::MAX, core_bytes: 7 },
             id_map: &IdMap::garden(),
+            settings,
         };
         let bytes = of(&blank).unwrap();
         assert_eq!(root_of(&bytes).unwrap(), Path::new("/state/blank/1"));
@@ -244,5 +272,68 @@ mod tests {
         let paths = masked(processors.path());
         assert_eq!(paths.len(), MASKED.len() + 1);
         assert!(paths.last().unwrap().ends_with("cpu0/thermal_throttle"), "{paths:?}");
+    }
+
+    #[test]
+    fn with_fuse_only_a_privileged_place_mounts_within_its_own_user_namespace() {
+        let settings = Settings { privileged_mode: PrivilegedMode::FuseOnly, ..Settings::default() };
+        let fuse = spec_with(SandboxKind::Privileged, &settings);
+        assert_eq!(fuse["linux"]["uidMappings"][0]["hostID"], 4294967294u32);
+        let capabilities = fuse["process"]["capabilities"]["bounding"].as_array().unwrap();
+        assert!(capabilities.len() == 15 && capabilities.contains(&json!("CAP_SYS_ADMIN")), "{capabilities:?}");
+        let rules = fuse["linux"]["seccomp"]["syscalls"].as_array().unwrap();
+        let rule = |name: &str| {
+            rules.iter().filter(|rule| rule["names"].as_array().unwrap().contains(&json!(name))).collect::<Vec<_>>()
+        };
+        for allowed in ["mount", "unshare", "clone", "clone3", "setns", "pivot_root"] {
+            let rules = rule(allowed);
+            assert_eq!(rules.len(), 1, "{allowed}");
+            assert!(rules[0]["action"] == "SCMP_ACT_ALLOW" && rules[0].get("args").is_none(), "{allowed}");
+        }
+        for refused in ["bpf", "init_module", "kexec_load", "reboot", "perf_event_open"] {
+            assert!(rule(refused).is_empty(), "{refused}");
+        }
+        assert_eq!(rule("keyctl")[0]["errnoRet"], 38);
+        assert_eq!(fuse["linux"]["maskedPaths"], json!([]));
+        assert_eq!(fuse["linux"]["readonlyPaths"], json!([]));
+        let cgroups = fuse["mounts"].as_array().unwrap().iter().find(|mount| mount["type"] == "cgroup").unwrap();
+        assert!(cgroups["options"].as_array().unwrap().contains(&json!("ro")));
+        assert_eq!(spec_with(SandboxKind::Unprivileged, &settings), spec(SandboxKind::Unprivileged));
+    }
+
+    #[test]
+    fn with_ignore_a_privileged_place_is_as_any_other() {
+        let settings = Settings { privileged_mode: PrivilegedMode::Ignore, ..Settings::default() };
+        assert_eq!(spec_with(SandboxKind::Privileged, &settings), spec(SandboxKind::Unprivileged));
+    }
+
+    #[test]
+    fn an_operators_filter_takes_the_place_of_ours_where_there_is_one() {
+        let own = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+        let with = |seccomp| Settings { seccomp, ..Settings::default() };
+        let of_own = with(SeccompProfile::Own(Box::new(own.clone())));
+        assert_eq!(spec_with(SandboxKind::Unprivileged, &of_own)["linux"]["seccomp"], own);
+        assert!(spec_with(SandboxKind::Privileged, &of_own)["linux"].get("seccomp").is_none());
+        let none = spec_with(SandboxKind::Unprivileged, &with(SeccompProfile::Unconfined));
+        assert!(none["linux"].get("seccomp").is_none());
+        assert_eq!(none["process"], spec(SandboxKind::Unprivileged)["process"], "all else is as it was");
+    }
+
+    #[test]
+    fn allowed_devices_are_there_in_places_that_have_none() {
+        let settings = Settings {
+            allowed_devices: vec!["/dev/null:r".parse().unwrap(), "b 7:* rw".parse().unwrap()],
+            ..Settings::default()
+        };
+        let linux = &spec_with(SandboxKind::Unprivileged, &settings)["linux"];
+        assert_eq!(linux["devices"][0]["path"], "/dev/null");
+        assert_eq!(
+            linux["resources"]["devices"],
+            json!([
+                {"allow": false, "access": "rwm"},
+                {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "r"},
+                {"allow": true, "type": "b", "major": 7, "access": "rw"},
+            ])
+        );
     }
 }

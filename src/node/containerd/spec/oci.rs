@@ -78,7 +78,7 @@ pub(super) struct Linux {
     pub devices: Vec<Device>,
     pub resources: Resources,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub seccomp: Option<super::seccomp::Seccomp>,
+    pub seccomp: Option<super::settings::Filter>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<&'static str>,
 }
@@ -103,7 +103,7 @@ pub(super) struct IdMapping {
 pub(super) struct Device {
     pub path: String,
     #[serde(rename = "type")]
-    pub kind: &'static str,
+    pub kind: char,
     pub major: u32,
     pub minor: u32,
     pub file_mode: u32,
@@ -119,5 +119,11 @@ pub(super) struct Resources {
 #[derive(Debug, Serialize)]
 pub(super) struct DeviceRule {
     pub allow: bool,
-    pub access: &'static str,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<char>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub major: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minor: Option<u32>,
+    pub access: String,
 }

@@ -9,7 +9,8 @@
 //! same calls as in <https://github.com/moby/profiles> of June 2026. As there, 32-bit programs reach
 //! every family of sockets by `socketcall`, whose arguments no filter can see and which glibc needs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -140,6 +141,47 @@ pub(super) fn profile() -> Seccomp {
     Seccomp { default_action: "SCMP_ACT_ERRNO", default_errno_ret: EPERM, architectures: ARCHITECTURES, syscalls }
 }
 
+/// What a place may do besides that has mounts of its own to make, in its own user namespace: what
+/// a container runtime within it calls.
+const WITH_MOUNTS: &[&str] = &[
+    "clone clone3 unshare setns sethostname setdomainname",
+    "mount mount_setattr move_mount open_tree open_tree_attr fsconfig fsmount fsopen fspick pivot_root umount umount2 \
+     open_by_handle_at",
+];
+/// As if the kernel had none. All places share one kernel uid and its keyring, and a runtime that
+/// cannot have a keyring does without.
+const KEYRINGS: [&str; 3] = ["add_key", "keyctl", "request_key"];
+
+/// The profile of a place that has mounts of its own to make.
+pub(super) fn profile_with_mounts() -> Seccomp {
+    let mut profile = profile();
+    // What is allowed here in whole is not told apart by its arguments.
+    profile.syscalls.retain(|rule| !rule.names.iter().any(|name| matches!(*name, "clone" | "clone3")));
+    let further = WITH_MOUNTS.iter().flat_map(|group| group.split_ascii_whitespace()).collect();
+    profile.syscalls.push(allow(further, Vec::new()));
+    let names = KEYRINGS.to_vec();
+    profile.syscalls.push(Rule { names, action: "SCMP_ACT_ERRNO", errno_ret: Some(ENOSYS), args: Vec::new() });
+    profile
+}
+
+/// An operator's own profile, looked at as a runtime would: one that it refuses is told here, and
+/// not by every container.
+pub(super) fn parse(text: &[u8]) -> Result<Value, String> {
+    let value: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if value.get("archMap").is_some() {
+        return Err(
+            "it is in Docker's own format (archMap, includes, excludes), which Docker resolves before a runtime \
+                    sees it; write architectures and syscalls alone"
+                .to_owned(),
+        );
+    }
+    let profile: own::Profile = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
+    match profile.syscalls.iter().position(|rule| rule.names.is_empty() || rule.names.iter().any(String::is_empty)) {
+        Some(index) => Err(format!("rule {index} of syscalls names no call")),
+        None => Ok(value),
+    }
+}
+
 /// All families but the two. (A rule for each that is not to be would have each allowed by the other.)
 fn socket(op: &'static str, family: u64) -> Rule {
     allow(vec!["socket"], vec![Arg { index: 0, value: family, value_two: None, op }])
@@ -147,6 +189,87 @@ fn socket(op: &'static str, family: u64) -> Rule {
 
 fn allow(names: Vec<&'static str>, args: Vec<Arg>) -> Rule {
     Rule { names, action: "SCMP_ACT_ALLOW", errno_ret: None, args }
+}
+
+/// The shape of `linux.seccomp` in a runtime spec:
+/// <https://github.com/opencontainers/runtime-spec/blob/v1.2.0/config-linux.md#seccomp>.
+mod own {
+    use super::Deserialize;
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    #[expect(dead_code, reason = "looked at by being read")]
+    pub(super) struct Profile {
+        default_action: Action,
+        default_errno_ret: Option<u32>,
+        architectures: Option<Vec<String>>,
+        flags: Option<Vec<String>>,
+        listener_path: Option<String>,
+        listener_metadata: Option<String>,
+        #[serde(default)]
+        pub(super) syscalls: Vec<Rule>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    #[expect(dead_code, reason = "looked at by being read")]
+    pub(super) struct Rule {
+        pub(super) names: Vec<String>,
+        action: Action,
+        errno_ret: Option<u32>,
+        #[serde(default)]
+        args: Vec<Arg>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    #[expect(dead_code, reason = "looked at by being read")]
+    pub(super) struct Arg {
+        index: u32,
+        value: u64,
+        value_two: Option<u64>,
+        op: Operator,
+    }
+
+    #[derive(Deserialize)]
+    enum Action {
+        #[serde(rename = "SCMP_ACT_KILL")]
+        Kill,
+        #[serde(rename = "SCMP_ACT_KILL_PROCESS")]
+        KillProcess,
+        #[serde(rename = "SCMP_ACT_KILL_THREAD")]
+        KillThread,
+        #[serde(rename = "SCMP_ACT_TRAP")]
+        Trap,
+        #[serde(rename = "SCMP_ACT_ERRNO")]
+        Errno,
+        #[serde(rename = "SCMP_ACT_TRACE")]
+        Trace,
+        #[serde(rename = "SCMP_ACT_ALLOW")]
+        Allow,
+        #[serde(rename = "SCMP_ACT_LOG")]
+        Log,
+        #[serde(rename = "SCMP_ACT_NOTIFY")]
+        Notify,
+    }
+
+    #[derive(Deserialize)]
+    enum Operator {
+        #[serde(rename = "SCMP_CMP_NE")]
+        Ne,
+        #[serde(rename = "SCMP_CMP_LT")]
+        Lt,
+        #[serde(rename = "SCMP_CMP_LE")]
+        Le,
+        #[serde(rename = "SCMP_CMP_EQ")]
+        Eq,
+        #[serde(rename = "SCMP_CMP_GE")]
+        Ge,
+        #[serde(rename = "SCMP_CMP_GT")]
+        Gt,
+        #[serde(rename = "SCMP_CMP_MASKED_EQ")]
+        MaskedEq,
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! A stream that was read to its end, or whose peer has stopped reading, ends with FIN; one that
 //! is taken from a reader who fell too far behind ends with RST, so that nobody takes it for whole.
+//! A unix socket knows no RST and ends as any other would; the log tells.
 
 use super::ready;
 use crate::node::process::sys;

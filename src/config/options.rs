@@ -1,28 +1,52 @@
-//! The options of `gardend serve`: flags, each also an environment variable `GARDEND_*`.
+//! The options of `gardend serve`: the one list of them, and what they are once checked.
 //!
 //! [`ServeArgs`] is what people write, [`ServeConfig`] what the rest of gardend reads: absolute
 //! paths, units in types, nothing that cannot be. Only what can be told without touching the
 //! machine is checked here; whether a folder is there, or a containerd answers, is for its user
 //! to say. A flag comes with the feature that it sets.
+//!
+//! A field of `ServeArgs` is all that an option takes: its flag, its variable, its key in the
+//! configuration file, its place in the schema and in the documentation follow from it (see
+//! `super::list`). A list is a `Vec`, a switch a `bool`; what is no JSON of its own says
+//! `#[schemars(with = "...")]`.
 
+use super::network::{NetworkArgs, NetworkConfig, SmallMtu};
+use super::values::{
+    AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration,
+    parse_request_timeout,
+};
+use crate::net::Address;
+use crate::node::containerd::AllowedDevice;
 use crate::node::ids::IdMap;
 use crate::node::images::{Mirror, RegistryOptions};
+use crate::node::rights::PrivilegedMode;
 use crate::telemetry::{LogFilter, LogFormat};
 use clap::Args;
+use schemars::JsonSchema;
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 /// The options of `serve` and `check`, as they are written.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, JsonSchema)]
 #[command(next_help_heading = "Server")]
+#[schemars(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ServeArgs {
-    /// Where to serve Garden clients; loopback only, until it can be secured
-    #[arg(long, env = "GARDEND_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:7777", value_parser = parse_listen)]
-    listen: SocketAddr,
+    /// Where to serve Garden clients: loopback addresses only, until more can be secured, and unix sockets
+    #[arg(long, env = "GARDEND_LISTEN", value_name = "ADDR:PORT|unix:///PATH", default_value = "127.0.0.1:7777")]
+    #[schemars(with = "Vec<String>")]
+    listen: Vec<Address>,
+
+    /// Who may open the unix sockets of `--listen`, in octal; whoever may is root on this machine
+    #[arg(long, env = "GARDEND_LISTEN_MODE", value_name = "MODE", default_value = "0660")]
+    #[schemars(with = "ModeText")]
+    listen_mode: SocketMode,
+
+    /// The group that the unix sockets of `--listen` belong to [default: gardend's own]
+    #[arg(long, env = "GARDEND_LISTEN_GROUP", value_name = "NAME|GID")]
+    #[schemars(with = "Option<String>")]
+    listen_group: Option<GroupName>,
 
     /// What outlives a reboot: records, layers, images
     #[arg(long, env = "GARDEND_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gardend")]
@@ -34,6 +58,7 @@ pub struct ServeArgs {
 
     /// `managed`: start and keep a containerd of our own; or the socket of the host's
     #[arg(long, env = "GARDEND_CONTAINERD", value_name = "managed|SOCKET", default_value = "managed", value_parser = parse_containerd)]
+    #[schemars(with = "String")]
     containerd: ContainerdArg,
 
     /// The containerd program that `--containerd managed` starts [default: the one in PATH]
@@ -42,22 +67,24 @@ pub struct ServeArgs {
 
     /// The OCI runtime that makes places
     #[arg(long, env = "GARDEND_RUNTIME", value_name = "runc|crun|PATH", default_value = "runc", value_parser = parse_runtime)]
+    #[schemars(with = "String")]
     runtime: Runtime,
 
     /// Folder or tar that containers without a rootfs of their own are made from
     #[arg(long, env = "GARDEND_DEFAULT_ROOTFS", value_name = "PATH")]
     default_rootfs: Option<PathBuf>,
 
-    /// Asked before the registry HOST, which is asked where this one does not help; may be repeated
-    #[arg(long, env = "GARDEND_REGISTRY_MIRROR", value_name = "HOST=URL", value_delimiter = ',')]
+    /// Asked before the registry HOST, which is asked where this one does not help
+    #[arg(long, env = "GARDEND_REGISTRY_MIRROR", value_name = "HOST=URL")]
+    #[schemars(with = "Vec<String>")]
     registry_mirror: Vec<Mirror>,
 
-    /// Registry that is spoken to without proof of who it is, by https or http; may be repeated
-    #[arg(long, env = "GARDEND_INSECURE_REGISTRY", value_name = "HOST", value_delimiter = ',', value_parser = parse_registry)]
+    /// Registry that is spoken to without proof of who it is, by https or http
+    #[arg(long, env = "GARDEND_INSECURE_REGISTRY", value_name = "HOST", value_parser = parse_registry)]
     insecure_registry: Vec<String>,
 
-    /// File of authorities whose registries are trusted, beside the machine's; may be repeated
-    #[arg(long, env = "GARDEND_REGISTRY_CA", value_name = "PATH", value_delimiter = ',')]
+    /// File of authorities whose registries are trusted, beside the machine's
+    #[arg(long, env = "GARDEND_REGISTRY_CA", value_name = "PATH")]
     registry_ca: Vec<PathBuf>,
 
     /// Docker configuration file (config.json) with passwords for registries
@@ -66,10 +93,12 @@ pub struct ServeArgs {
 
     /// How long an image is kept that nothing uses; 0: for ever
     #[arg(long, env = "GARDEND_IMAGE_MAX_AGE", value_name = "DURATION", default_value = "7days", value_parser = parse_duration)]
+    #[schemars(with = "DurationText")]
     image_max_age: Duration,
 
     /// What images may take on the disk before those that nothing uses go; 0: no bound
     #[arg(long, env = "GARDEND_IMAGE_MAX_BYTES", value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
+    #[schemars(with = "BytesText")]
     image_max_bytes: Bytes,
 
     /// Containers at most
@@ -78,42 +107,87 @@ pub struct ServeArgs {
 
     /// How long a container may go without a client where it does not say; 0: for ever
     #[arg(long, env = "GARDEND_DEFAULT_GRACE_TIME", value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
+    #[schemars(with = "DurationText")]
     default_grace_time: Duration,
 
     /// Blank places kept ready, of each kind that is in use; 0 is legal
     #[arg(long, env = "GARDEND_POOL_SIZE", value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    #[schemars(range(max = 1000))]
     pool_size: u16,
 
     /// Places at most that share one containerd shim: more save memory, fewer are lost with it
     #[arg(long, env = "GARDEND_PLACES_PER_SHIM", value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[schemars(range(min = 1, max = 1000))]
     places_per_shim: u16,
 
     /// Whom the users of unprivileged containers are on the host: INSIDE:HOST:COUNT, with commas between
     #[arg(long, env = "GARDEND_ID_MAP", value_name = "MAP", default_value = "0:4294967294:1,1:1:4294967293")]
+    #[schemars(with = "String")]
     id_map: IdMap,
 
     /// How long stdin stays open after the last client of a process has gone
     #[arg(long, env = "GARDEND_DETACH_GRACE", value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
+    #[schemars(with = "DurationText")]
     detach_grace: Duration,
 
     /// Output kept for each stream of a process while nobody reads it
     #[arg(long, env = "GARDEND_SPOOL_SIZE", value_name = "BYTES", default_value = "16MiB", value_parser = parse_bytes)]
+    #[schemars(with = "BytesText")]
     spool_size: Bytes,
+
+    /// How long making a container may take in all
+    #[arg(long, env = "GARDEND_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2m", value_parser = parse_request_timeout)]
+    #[schemars(with = "DurationText")]
+    request_timeout: Duration,
+
+    /// The filter of system calls of containers without privileges: gardend's own, none, or a file with `linux.seccomp` of OCI
+    #[arg(long, help_heading = "Isolation", env = "GARDEND_SECCOMP_PROFILE", value_name = "default|unconfined|PATH", default_value = "default", value_parser = parse_seccomp)]
+    #[schemars(with = "String")]
+    seccomp_profile: SeccompProfile,
+
+    /// What privileged containers are given: all there is; mounts, FUSE and namespaces within a user namespace of their own;
+    /// or no more than others
+    #[arg(long, help_heading = "Isolation", env = "GARDEND_PRIVILEGED_MODE", value_name = "MODE", value_enum, default_value_t = PrivilegedMode::Full)]
+    privileged_mode: PrivilegedMode,
+
+    /// A device for containers that are not fully privileged: one of the machine's by its path, or a rule of cgroups
+    #[arg(
+        long,
+        help_heading = "Isolation",
+        env = "GARDEND_ALLOWED_DEVICE",
+        value_name = "/dev/PATH[:rwm]|\"TYPE MAJOR:MINOR rwm\""
+    )]
+    #[schemars(with = "Vec<String>")]
+    allowed_device: Vec<AllowedDevice>,
+
+    /// A name that every container finds in its /etc/hosts
+    #[arg(long, help_heading = "Network", env = "GARDEND_ADDITIONAL_HOST", value_name = "NAME=IP")]
+    #[schemars(with = "Vec<String>")]
+    additional_host: Vec<AdditionalHost>,
 
     /// What to log: error, warn, info, debug, trace, or a filter such as `gardend=debug,h2=info`
     #[arg(long, env = "GARDEND_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    #[schemars(with = "String")]
     log_level: LogFilter,
 
     /// How to write the log, which goes to stderr
     #[arg(long, env = "GARDEND_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+
+    #[command(flatten)]
+    #[schemars(flatten)]
+    network: NetworkArgs,
 }
 
 /// The options of `serve`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeConfig {
-    /// Where to serve; a loopback address.
-    pub listen: SocketAddr,
+    /// Where to serve. Never empty.
+    pub listen: Vec<Address>,
+    /// Who may open unix sockets.
+    pub listen_mode: SocketMode,
+    /// Whose they are; `None`: our own group's.
+    pub listen_group: Option<GroupName>,
     /// What outlives a reboot. Absolute.
     pub state_dir: PathBuf,
     /// What does not. Absolute, and apart from the state folder.
@@ -144,6 +218,18 @@ pub struct ServeConfig {
     pub detach_grace: Duration,
     /// Output kept for each stream while nobody reads it.
     pub spool_size: Bytes,
+    /// The network of containers; `None`: they have none.
+    pub network: Option<NetworkConfig>,
+    /// How long making a container may take.
+    pub request_timeout: Duration,
+    /// The filter of containers without privileges.
+    pub seccomp_profile: SeccompProfile,
+    /// What privileged containers are given.
+    pub privileged_mode: PrivilegedMode,
+    /// Devices of containers that are not fully privileged.
+    pub allowed_devices: Vec<AllowedDevice>,
+    /// Names that every container knows.
+    pub additional_hosts: Vec<AdditionalHost>,
     /// What to log.
     pub log_filter: LogFilter,
     /// How.
@@ -173,9 +259,16 @@ pub enum Runtime {
     Path(PathBuf),
 }
 
-/// A number of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bytes(pub u64);
+/// A filter of system calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeccompProfile {
+    /// gardend's own.
+    Default,
+    /// None.
+    Unconfined,
+    /// In this file. Absolute.
+    File(PathBuf),
+}
 
 /// Options that are well-formed one by one and cannot be together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -193,12 +286,18 @@ pub enum ConfigError {
     /// Both folders are one.
     #[error("--state-dir and --run-dir are both '{}'; each needs a folder of its own", .0.display())]
     SameFolder(PathBuf),
+    /// One address given twice.
+    #[error("--listen names {0} twice; once is enough")]
+    SameAddress(Address),
     /// A program for a containerd that is not ours to start.
     #[error(
         "--containerd-binary is what `--containerd managed` starts, and --containerd names the socket '{}'; leave one out",
         .0.display()
     )]
     BinaryOfForeignContainerd(PathBuf),
+    /// A link that IPv6 cannot use.
+    #[error(transparent)]
+    SmallMtu(#[from] SmallMtu),
 }
 
 #[derive(Clone, Debug)]
@@ -229,7 +328,9 @@ impl ServeArgs {
             named => named,
         };
         Ok(ServeConfig {
-            listen: self.listen,
+            listen: distinct(self.listen)?,
+            listen_mode: self.listen_mode,
+            listen_group: self.listen_group,
             state_dir,
             run_dir,
             containerd,
@@ -254,10 +355,32 @@ impl ServeArgs {
             id_map: self.id_map,
             detach_grace: self.detach_grace,
             spool_size: self.spool_size,
+            network: self.network.validate()?,
+            request_timeout: self.request_timeout,
+            seccomp_profile: match self.seccomp_profile {
+                SeccompProfile::File(path) => SeccompProfile::File(absolute("--seccomp-profile", &path)?),
+                named => named,
+            },
+            privileged_mode: self.privileged_mode,
+            allowed_devices: self.allowed_device,
+            additional_hosts: self.additional_host,
             log_filter: self.log_level,
             log_format: self.log_format,
         })
     }
+}
+
+/// No address twice: the second could not be bound. A port that the kernel chooses is another each time.
+fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, ConfigError> {
+    let is_chosen = |address: &Address| matches!(address, Address::Tcp(address) if address.port() == 0);
+    let mut rest = addresses.as_slice();
+    while let Some((first, others)) = rest.split_first() {
+        if others.contains(first) && !is_chosen(first) {
+            return Err(ConfigError::SameAddress(first.clone()));
+        }
+        rest = others;
+    }
+    Ok(addresses)
 }
 
 fn absolute(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
@@ -268,23 +391,6 @@ fn absolute(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
 /// A program's bare name stays one: it is looked up in PATH.
 fn absolute_program(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
     if path.components().count() == 1 && !path.is_absolute() { Ok(path.to_owned()) } else { absolute(flag, path) }
-}
-
-fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    let numeric = match text.strip_prefix("localhost:") {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None => text.to_owned(),
-    };
-    let address: SocketAddr =
-        numeric.parse().map_err(|_| "not an address and a port; say 127.0.0.1:7777 or [::1]:7777".to_owned())?;
-    if !address.ip().is_loopback() {
-        return Err(format!(
-            "{} can be reached from other machines, and whoever reaches gardend is root on this one; \
-             listen on 127.0.0.1 or [::1] (an SSH tunnel leads there) until gardend can secure more",
-            address.ip()
-        ));
-    }
-    Ok(address)
 }
 
 fn parse_containerd(text: &str) -> Result<ContainerdArg, String> {
@@ -314,88 +420,18 @@ fn parse_registry(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn parse_seccomp(text: &str) -> Result<SeccompProfile, String> {
+    match text {
+        "default" => Ok(SeccompProfile::Default),
+        "unconfined" => Ok(SeccompProfile::Unconfined),
+        path if path.contains('/') => Ok(SeccompProfile::File(path.into())),
+        _ => Err("neither `default`, `unconfined` nor the path of a profile, as in ./profile.json".to_owned()),
+    }
+}
+
 fn parse_max_containers(text: &str) -> Result<NonZeroUsize, String> {
     let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
     NonZeroUsize::new(number).ok_or_else(|| "0 would refuse every container; leave it out for 250".to_owned())
-}
-
-/// Reads `90s`, `1h30m`, `1.5h`, `500ms`, or `0`: as humantime has them, and as Go has them.
-///
-/// # Errors
-/// Says what a duration looks like.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if let Some(duration) = parse_go_duration(text) {
-        return Ok(duration);
-    }
-    humantime::parse_duration(text).map_err(|_| {
-        let unit = if text.parse::<f64>().is_ok() { ": it has no unit" } else { "" };
-        format!("not a duration{unit}; say 90s, 5m or 1h30m")
-    })
-}
-
-/// Numbers, perhaps with a fraction, each with a unit of Go's. `None` for anything else.
-fn parse_go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let unit = rest[number..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |end| number + end);
-        let scale = match &rest[number..unit] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        let part = match rest[..number].parse::<u64>() {
-            // Whole numbers exactly; a fraction as near as a float has it.
-            Ok(whole) if scale >= 1.0 => Duration::from_secs(whole.checked_mul(scale as u64)?),
-            _ => Duration::try_from_secs_f64(rest[..number].parse::<f64>().ok()? * scale).ok()?,
-        };
-        total = total.checked_add(part)?;
-        rest = &rest[unit..];
-    }
-    (!text.is_empty()).then_some(total)
-}
-
-fn parse_bytes(text: &str) -> Result<Bytes, String> {
-    text.parse()
-}
-
-impl FromStr for Bytes {
-    type Err = String;
-
-    /// Reads `4096`, `64K`, `16M`, `16MiB`, `1G`. Units are powers of 1024.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let shift = match text[digits..].trim_start().to_ascii_lowercase().as_str() {
-            "" | "b" => 0,
-            "k" | "kb" | "kib" => 10,
-            "m" | "mb" | "mib" => 20,
-            "g" | "gb" | "gib" => 30,
-            _ => return Err("not a number of bytes; say 65536, 64K, 16M or 1G".to_owned()),
-        };
-        let number: u64 =
-            text[..digits].parse().map_err(|_| "not a number of bytes; say 65536, 64K, 16M or 1G".to_owned())?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(|| "more bytes than there are".to_owned())
-    }
-}
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mut number, mut unit) = (self.0, 0);
-        while number != 0 && number.is_multiple_of(1024) && unit < 3 {
-            (number, unit) = (number / 1024, unit + 1);
-        }
-        write!(f, "{number}{}", ["", "KiB", "MiB", "GiB"][unit])
-    }
 }
 
 impl fmt::Display for Runtime {
@@ -410,22 +446,20 @@ impl fmt::Display for Runtime {
 
 #[cfg(test)]
 mod tests {
+    use super::super::list;
     use super::*;
-    use clap::builder::Resettable;
-    use clap::{Command, FromArgMatches};
 
     /// Deaf to the environment that the test runs in.
     fn parse(args: &[&str]) -> Result<ServeConfig, String> {
-        let command = ServeArgs::augment_args(Command::new("gardend")).mut_args(|arg| arg.env(Resettable::Reset));
-        let matches = command.try_get_matches_from(std::iter::once(&"gardend").chain(args));
-        let args = matches.and_then(|matches| ServeArgs::from_arg_matches(&matches));
-        args.map_err(|error| error.to_string())?.validate().map_err(|error| error.to_string())
+        let args = list::parse(args).map_err(|error| error.to_string())?;
+        args.validate().map_err(|error| error.to_string())
     }
 
     #[test]
     fn without_options_the_documented_defaults_hold() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.listen, "127.0.0.1:7777".parse().unwrap());
+        assert_eq!(config.listen, ["127.0.0.1:7777".parse().unwrap()]);
+        assert_eq!((config.listen_mode, config.listen_group), (SocketMode(0o660), None));
         assert_eq!(config.state_dir, Path::new("/var/lib/gardend"));
         assert_eq!(config.run_dir, Path::new("/run/gardend"));
         assert_eq!(config.containerd, Containerd::Managed { binary: None });
@@ -468,9 +502,16 @@ mod tests {
             let error = parse(&["--listen", open]).unwrap_err();
             assert!(error.contains("--listen") && error.contains("can be reached from other machines"), "{error}");
         }
-        assert_eq!(parse(&["--listen", "[::1]:0"]).unwrap().listen, "[::1]:0".parse().unwrap());
-        assert_eq!(parse(&["--listen", "localhost:80"]).unwrap().listen, "127.0.0.1:80".parse().unwrap());
         assert!(parse(&["--listen", "7777"]).unwrap_err().contains("127.0.0.1:7777"));
+    }
+
+    #[test]
+    fn several_addresses_are_listened_on_and_none_twice() {
+        let addresses = ["[::1]:0", "[::1]:0", "unix:///run/g.sock"];
+        let listen = parse(&["--listen", "[::1]:0,[::1]:0", "--listen", "unix:///run/g.sock"]).unwrap().listen;
+        assert_eq!(listen, addresses.map(|address| address.parse().unwrap()));
+        let twice = parse(&["--listen", "localhost:80", "--listen", "127.0.0.1:80"]).unwrap_err();
+        assert!(twice.contains("127.0.0.1:80 twice"), "{twice}");
     }
 
     #[test]
@@ -499,6 +540,13 @@ mod tests {
             (["--max-containers", "0"], "leave it out"),
             (["--default-grace-time", "60"], "has no unit; say 90s"),
             (["--spool-size", "much"], "64K"),
+            (["--request-timeout", "0"], "10m"),
+            (["--seccomp-profile", "strict"], "neither `default`"),
+            (["--privileged-mode", "none"], "full, fuse-only, ignore"),
+            (["--allowed-device", "b 7* rwm"], "MAJOR:MINOR"),
+            (["--additional-host", "name"], "NAME=IP"),
+            (["--listen-mode", "rw-rw----"], "octal"),
+            (["--listen", "unix://run/x"], "begin with /"),
             (["--runtime", "podman"], "neither `runc`"),
             (["--places-per-shim", "0"], "1..=1000"),
             (["--id-map", "0:0:65536"], "the host's root"),
@@ -509,38 +557,6 @@ mod tests {
         ] {
             let error = parse(&args).unwrap_err();
             assert!(error.contains(args[0]) && error.contains(words), "{error}");
-        }
-    }
-
-    #[test]
-    fn durations_are_read_as_people_and_as_go_write_them() {
-        for (text, millis) in [
-            ("0", 0),
-            ("5m", 300_000),
-            ("5m0s", 300_000),
-            ("1h30m", 5_400_000),
-            ("1.5h", 5_400_000),
-            ("500ms", 500),
-            ("2 days", 172_800_000),
-            ("1h 5min", 3_900_000),
-        ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "-1s", "5", "5 parsecs", "1..5h", "99999999999999999999h"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn bytes_are_read_and_shown_with_units() {
-        for (text, bytes) in [("4096", 4096), ("64K", 65_536), ("16 MiB", 16 << 20), ("1gb", 1 << 30)] {
-            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
-        }
-        for text in ["", "K", "1.5M", "-1", "99999999999G"] {
-            assert!(text.parse::<Bytes>().is_err(), "{text}");
-        }
-        for bytes in [0, 1, 1024, 1025, 16 << 20, 1 << 40] {
-            assert_eq!(Bytes(bytes).to_string().parse(), Ok(Bytes(bytes)));
         }
     }
 }

@@ -1,0 +1,228 @@
+//! Our table: its chains, and the sets and maps that containers stand in.
+//!
+//! ```text
+//!   prerouting  guard    from a link of ours: its own source address, or nothing; what passes is marked
+//!               ports    to an address of the node: ports in
+//!   output      ports_own  the same, for programs of the node
+//!   forward     forward  from a container: what is established, its rules, what is not denied
+//!                        to a container: what is established, ports in
+//!   input       input    from a container to the node itself: nothing, unless that is allowed
+//!   postrouting leave    out of the node in the node's name
+//! ```
+//!
+//! What a container begins is kept track of in a zone of its place's own, so that whoever has its address
+//! next does not go on with its connections.
+//!
+//! No rule here names a container: those are elements of the sets, and a chain of its own for the
+//! rules that a client asked for. Other tables are not looked at. What this table accepts, another
+//! may still drop.
+
+use super::names::Names;
+use gardend_controller::ports::{NodeError, NodeErrorKind};
+use ipnet::IpNet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+/// What a packet from a container bears once the guard has passed it. Routing refuses those that do
+/// not: without our table nothing is forwarded. Bit 13: kube-proxy has 14 and 15, Cilium 8 to 11,
+/// Calico 16 and up.
+pub(super) const MARK: u32 = 0x2000;
+
+/// What decides on the rules for all containers.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Nothing leaves but what rules let out.
+    pub deny_by_default: bool,
+    /// What does not leave without a rule, where the rest does.
+    pub deny_networks: Vec<IpNet>,
+    /// Containers reach the node's own addresses.
+    pub allow_host_access: bool,
+}
+
+/// The table as `nft` reads it. Sets that are there stay as they are, with all that is in them; every
+/// chain but the containers' own is filled anew, all in one transaction.
+pub(super) fn text(names: &Names, policy: &Policy) -> String {
+    let table = format!("inet {}", names.table());
+    let ours = format!("\"{}*\"", names.prefix());
+    let mut text = format!("add table {table}\n");
+    let mut line = |words: &str| {
+        text.push_str(words);
+        text.push('\n');
+    };
+    for (kind, name, definition) in SETS {
+        line(&format!("add {kind} {table} {name} {{ {definition} }}"));
+    }
+    for (name, hook) in BASE_CHAINS {
+        line(&format!("add chain {table} {name} {{ {hook}; policy accept; }}"));
+        line(&format!("flush chain {table} {name}"));
+    }
+    for name in CHAINS {
+        line(&format!("add chain {table} {name}"));
+        line(&format!("flush chain {table} {name}"));
+    }
+    let mut rule = |chain: &str, words: &str| line(&format!("add rule {table} {chain} {words}"));
+
+    rule("guard", &format!("iifname != {ours} accept"));
+    for (family, sources) in [("ip", "sources4"), ("ip6", "sources6")] {
+        let zone = format!("ct original zone set iifname . {family} saddr map @{sources}");
+        rule("guard", &format!("{zone} meta mark set meta mark | {MARK:#x} accept"));
+    }
+    rule("guard", &format!("ip6 hoplimit 255 icmpv6 type {NEIGHBOURS} accept"));
+    rule("guard", "drop");
+
+    for chain in ["ports", "ports_own"] {
+        rule(chain, "ip daddr != 127.0.0.0/8 fib daddr type local dnat ip to meta l4proto . th dport map @ports4");
+        rule(chain, "ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6");
+    }
+
+    rule("forward", &format!("iifname {ours} goto from_container"));
+    rule("forward", &format!("oifname {ours} goto to_container"));
+
+    rule("from_container", &format!("oifname {ours} ct status dnat goto door"));
+    rule("from_container", "ct state established,related accept");
+    rule("from_container", &format!("oifname {ours} goto between"));
+    rule("from_container", "iifname vmap @outlets");
+    if policy.deny_by_default {
+        rule("from_container", REJECT);
+    } else {
+        for network in &policy.deny_networks {
+            let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
+            rule("from_container", &format!("{family} daddr {} {REJECT}", network.trunc()));
+        }
+    }
+
+    rule("between", "ip saddr . ip daddr @peers4 accept");
+    rule("between", "iifname vmap @outlets");
+    rule("between", REJECT);
+
+    rule("to_container", "ct status dnat goto door");
+    rule("to_container", "ct state established,related accept");
+    rule("to_container", REJECT);
+
+    // Looked at with each packet: a connection does not outlive the port that it came by.
+    rule("door", "ct direction reply accept");
+    rule("door", "ct state related accept");
+    for (family, doors) in [("ip", "doors4"), ("ip6", "doors6")] {
+        rule("door", &format!("meta l4proto . {family} daddr . th dport @{doors} accept"));
+    }
+    rule("door", REJECT);
+
+    rule("input", &format!("iifname != {ours} accept"));
+    rule("input", "ct state established,related accept");
+    rule("input", &format!("ip6 hoplimit 255 icmpv6 type {NEIGHBOURS} accept"));
+    if !policy.allow_host_access {
+        rule("input", REJECT);
+    }
+
+    // A container that reaches itself, or another, by a port of the node's: the answer must come back here.
+    rule("leave", &format!("iifname {ours} oifname {ours} ct status dnat masquerade"));
+    rule("leave", &format!("oifname != {ours} ip saddr @containers4 masquerade"));
+    rule("leave", &format!("oifname != {ours} ip6 saddr @containers6 masquerade"));
+    text
+}
+
+const REJECT: &str = "reject with icmpx type admin-prohibited";
+const NEIGHBOURS: &str = "{ nd-neighbor-solicit, nd-neighbor-advert }";
+
+/// Sets and maps by kind, name and definition. [`super::elements`] says what is in them.
+const SETS: [(&str, &str, &str); 10] = [
+    ("map", "sources4", "typeof iifname . ip saddr : ct zone;"),
+    ("map", "sources6", "typeof iifname . ip6 saddr : ct zone;"),
+    ("set", "containers4", "type ipv4_addr;"),
+    ("set", "containers6", "type ipv6_addr;"),
+    ("set", "peers4", "type ipv4_addr . ipv4_addr; flags interval;"),
+    ("map", "outlets", "type ifname : verdict;"),
+    ("map", "ports4", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
+    ("map", "ports6", "type inet_proto . inet_service : ipv6_addr . inet_service;"),
+    ("set", "doors4", "type inet_proto . ipv4_addr . inet_service;"),
+    ("set", "doors6", "type inet_proto . ipv6_addr . inet_service;"),
+];
+
+/// Chains that the kernel calls, by name and place.
+const BASE_CHAINS: [(&str, &str); 6] = [
+    // Before connections are looked up.
+    ("guard", "type filter hook prerouting priority -310"),
+    ("ports", "type nat hook prerouting priority -100"),
+    ("ports_own", "type nat hook output priority -100"),
+    ("forward", "type filter hook forward priority -5"),
+    ("input", "type filter hook input priority -5"),
+    ("leave", "type nat hook postrouting priority 100"),
+];
+
+/// Chains that these call.
+const CHAINS: [&str; 4] = ["from_container", "between", "to_container", "door"];
+
+/// Has `nft` make the table what [`text`] says. Where an older gardend's table stands in the way it is
+/// made anew, in the same transaction.
+pub(super) fn install(names: &Names, policy: &Policy) -> Result<(), NodeError> {
+    let text = text(names, policy);
+    run(&text).or_else(|first| {
+        let table = names.table();
+        let anew = format!("add table inet {table}\ndelete table inet {table}\n{text}");
+        run(&anew).map_err(|second| {
+            let message = format!("making the table inet {table} of nftables: {second}");
+            if first != second {
+                tracing::warn!(error = first, "the table was not made upon the one that is there, either");
+            }
+            NodeError::new(NodeErrorKind::Failed, message)
+        })
+    })
+}
+
+fn run(script: &str) -> Result<(), String> {
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "there is no program nft; install the package nftables, or use --network none".to_owned()
+            }
+            _ => format!("cannot start nft: {error}"),
+        })?;
+    if let Some(mut stdin) = nft.stdin.take() {
+        // Where it does not read, it says why.
+        let _ = stdin.write_all(script.as_bytes());
+    }
+    let output = nft.wait_with_output().map_err(|error| format!("nft: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().find(|line| line.contains("Error")).or_else(|| said.lines().next());
+    Err(format!("nft: {}", first.unwrap_or("it failed without a word")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::containerd::labels::OwnerMark;
+
+    fn of(policy: &Policy) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        text(&Names::of(&OwnerMark::of(folder.path(), folder.path()).unwrap()), policy)
+    }
+
+    #[test]
+    fn what_is_denied_is_denied_after_the_rules_that_may_open_it() {
+        let policy = Policy { deny_networks: vec!["10.1.2.3/8".parse().unwrap()], ..Policy::default() };
+        let text = of(&policy);
+        let at = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words:?} is not in {text}"));
+        assert!(at("from_container iifname vmap @outlets") < at("ip daddr 10.0.0.0/8 reject"));
+        assert!(!of(&Policy::default()).contains("from_container reject"));
+    }
+
+    #[test]
+    fn nothing_leaves_by_default_where_that_is_asked_for() {
+        let text = of(&Policy { deny_by_default: true, ..Policy::default() });
+        assert!(text.contains("from_container reject with"));
+    }
+
+    #[test]
+    fn the_node_is_closed_to_containers_unless_it_is_opened() {
+        assert!(of(&Policy::default()).contains("input reject with"));
+        assert!(!of(&Policy { allow_host_access: true, ..Policy::default() }).contains("input reject with"));
+    }
+}
