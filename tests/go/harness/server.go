@@ -192,7 +192,7 @@ func (s *Server) Run(program string, arguments ...string) (said string, err erro
 // Dial connects to the server; the arguments are those that a Garden client's dialer gets, and say nothing.
 func (s *Server) Dial(string, string) (conn net.Conn, err error) {
 	err = s.within(func() error {
-		conn, err = net.DialTimeout("tcp", s.Address, 2*time.Second)
+		conn, err = net.DialTimeout("tcp", s.Address, connectDeadline)
 		return err
 	})
 	return conn, err
@@ -229,6 +229,10 @@ func Refused(options Options, deadline time.Duration) (said string, err error) {
 		return string(output), err
 	}
 }
+
+// connectDeadline is for the machine, not for gardend, whose kernel takes connections: user-mode Linux on a busy machine
+// stands still for seconds while it writes to a disk.
+const connectDeadline = time.Minute
 
 var addressInReady = regexp.MustCompile(`ready.*?((?:\d+\.){3}\d+:\d+)`)
 
