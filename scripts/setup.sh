@@ -37,6 +37,9 @@ if [ "$purpose" = test ]; then
   need nsenter util-linux
   need jq jq
   need git git
+  need etcd etcd-server
+  need openssl openssl
+  need python3 python3
   # What this machine's kernel may lack is tested on another, which runs as a program (scripts/test-v2.sh).
   if [ "$(uname -m)" = x86_64 ]; then
     need linux.uml user-mode-linux
