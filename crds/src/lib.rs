@@ -1,72 +1,31 @@
-//! gardend's custom resources, group `gardend.dev`.
+//! gardend's custom resources, group `gardend.dev`: [`GardenContainer`] and [`GardenNode`].
 //!
-//! Only the identity of a container and of a node is described so far: enough for `kubectl get`
-//! to list what a mirror writes. The mirror itself, declared containers and their fields are not
-//! built yet, and nothing in gardend writes these objects.
+//! The types here say what an object may hold: a declared container's has an environment and
+//! arguments. What the mirror may show of one that a Garden client made is less, and a type of its
+//! own (`src/kube/shown.rs`).
+//!
+//! The schemas say nothing of defaults: what is left out stays left out, so that an object reads
+//! back as it was written and a mirror has nothing to correct. Every list and text has a bound,
+//! which CEL's cost estimates need.
 //!
 //! The YAML beside this crate's `src` is generated: `cargo run -p gardend-crds`, compared by a test.
 
-use kube::{CustomResource, CustomResourceExt};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+mod common;
+mod container;
+mod node;
 
-/// One container on one node.
-#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "gardend.dev",
-    version = "v1alpha1",
-    kind = "GardenContainer",
-    namespaced,
-    shortname = "gctr",
-    category = "gardend",
-    selectable = ".spec.nodeName",
-    status = "GardenContainerStatus",
-    printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.phase"}"#,
-    printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
-)]
-#[serde(rename_all = "camelCase")]
-pub struct GardenContainerSpec {
-    /// The node that it runs on.
-    pub node_name: String,
-    /// What Garden clients call it.
-    #[schemars(length(min = 1, max = 1024))]
-    pub handle: String,
-    /// No user namespace, all capabilities.
-    #[serde(default)]
-    pub privileged: bool,
-}
+pub use common::*;
+pub use container::*;
+pub use node::*;
 
-/// What became of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct GardenContainerStatus {
-    /// The generation that this speaks of.
-    #[serde(default)]
-    pub observed_generation: i64,
-    /// Pending, Creating, Ready, Stopping, Stopped, Destroying or Gone.
-    #[serde(default)]
-    pub phase: String,
-}
+use kube::CustomResourceExt;
 
-/// One node's gardend.
-#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "gardend.dev",
-    version = "v1alpha1",
-    kind = "GardenNode",
-    shortname = "gnode",
-    category = "gardend",
-    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".spec.version"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
-)]
-#[serde(rename_all = "camelCase")]
-pub struct GardenNodeSpec {
-    /// gardend's version on the node.
-    pub version: String,
-    /// Containers at most.
-    pub max_containers: u32,
-}
+/// The group of both kinds.
+pub const GROUP: &str = "gardend.dev";
+/// The label that tells who wants a container.
+pub const ORIGIN_LABEL: &str = "gardend.dev/origin";
+/// Its value on what mirrors a container that a Garden client made.
+pub const ORIGIN_GARDEN: &str = "garden";
 
 /// Every generated file: its name in `crds/`, and its content.
 ///
@@ -83,12 +42,60 @@ pub fn files() -> Result<Vec<(&'static str, String)>, serde_yaml::Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use serde_json::Value;
+
     #[test]
     fn the_committed_files_are_what_the_types_generate() {
         let folder = std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-        for (name, content) in super::files().unwrap() {
+        for (name, content) in files().unwrap() {
             let committed = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
             assert_eq!(committed, content, "crds/{name} is out of date: run `cargo run -p gardend-crds`");
         }
+    }
+
+    fn definitions() -> Vec<Value> {
+        [GardenContainer::crd(), GardenNode::crd()].map(|crd| serde_json::to_value(crd).unwrap()).to_vec()
+    }
+
+    /// Every property of a schema, with its path.
+    fn properties(schema: &Value, path: &str, found: &mut Vec<(String, Value)>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            properties(property, &path, found);
+            properties(&property["items"], &format!("{path}[]"), found);
+            found.push((path, property.clone()));
+        }
+    }
+
+    #[test]
+    fn every_field_says_what_it_is_and_every_list_and_text_has_a_bound() {
+        for definition in definitions() {
+            let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let mut found = Vec::new();
+            properties(schema, "", &mut found);
+            assert!(found.len() > 15, "{found:?}");
+            for (path, property) in found.iter().filter(|(path, _)| path != ".metadata") {
+                // What the derive adds for the object's own halves has no words.
+                assert!(property["description"].is_string() || path == ".spec" || path == ".status", "{path}");
+                assert!(property.get("default").is_none(), "{path} has a default");
+                if property["type"] == "array" {
+                    assert!(property["maxItems"].is_u64(), "{path} has no bound");
+                    if property["items"]["type"] == "object" {
+                        assert_eq!(property["x-kubernetes-list-type"], "map", "{path}");
+                    }
+                }
+                if property["type"] == "string" {
+                    let bounded = ["maxLength", "enum", "format"].iter().any(|bound| !property[bound].is_null());
+                    assert!(bounded, "{path} has no bound");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_instant_is_kept_in_whole_seconds() {
+        let time: Time = (std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_700_000_000_750)).into();
+        assert_eq!(serde_json::to_value(time).unwrap(), "2023-11-14T22:13:20Z");
     }
 }
