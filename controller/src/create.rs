@@ -9,6 +9,7 @@ use crate::grace::Busy;
 use crate::images;
 use crate::ledger::{Change, Durable};
 use crate::network::{self, Reserved};
+use crate::observe::{Incident, IncidentKind};
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::reconcile::give_back;
@@ -27,6 +28,7 @@ use tokio::time::error::Elapsed;
 /// How long an answer to a failed create waits for the container to be dead, so that its bind
 /// mounts are gone and its handle is free when the client reads it.
 const UNDOING: Duration = Duration::from_secs(5);
+const DESTROYED_MEANWHILE: &str = "it was destroyed while it was being made";
 
 impl Controller {
     /// A container as asked for, Ready, its record saying so. When the returned future is dropped
@@ -82,6 +84,7 @@ impl Controller {
                     Ok(_) => destroyed_meanwhile(handle),
                     Err(_) => self.out_of_time(&uid, handle),
                 };
+                self.tell_of_failure(&uid, &error);
                 drop(undo);
                 let dead = self.shared.watch(&uid, |container| container.freed.then_some(()));
                 // Whether that was in time or not, the answer is the same.
@@ -151,6 +154,20 @@ impl Controller {
         Ok((busy, undo))
     }
 
+    /// Tells observers, unless it was destroyed on purpose meanwhile.
+    fn tell_of_failure(&self, container: &ContainerUid, error: &Error) {
+        let Error::CreateFailed { handle, stage, source } = error else { return };
+        if source.message != DESTROYED_MEANWHILE {
+            self.shared.state().observers.tell(&Incident {
+                container: container.clone(),
+                handle: handle.clone(),
+                kind: IncidentKind::CreateFailed,
+                message: format!("{stage} failed: {source}"),
+                at: SystemTime::now(),
+            });
+        }
+    }
+
     /// A create that has not come to an end within its deadline.
     fn out_of_time(&self, uid: &ContainerUid, handle: Handle) -> Error {
         let mut state = self.shared.state();
@@ -175,7 +192,7 @@ fn how_the_create_went(container: &Container) -> Option<Result<(), Failure>> {
         return Some(Err(failure.clone()));
     }
     if container.wanted() == Wanted::Absent {
-        let why = NodeError::new(NodeErrorKind::Failed, "it was destroyed while it was being made");
+        let why = NodeError::new(NodeErrorKind::Failed, DESTROYED_MEANWHILE);
         return Some(Err(Failure::Node(Stage::Sandbox, why)));
     }
     (container.record.answered && container.confirmed()).then_some(Ok(()))
@@ -189,7 +206,7 @@ fn create_error(handle: Handle, failure: Failure) -> Error {
 }
 
 fn destroyed_meanwhile(handle: Handle) -> Error {
-    let source = NodeError::new(NodeErrorKind::Failed, "it was destroyed while it was being made");
+    let source = NodeError::new(NodeErrorKind::Failed, DESTROYED_MEANWHILE);
     Error::CreateFailed { handle, stage: Stage::Sandbox, source }
 }
 
@@ -211,8 +228,12 @@ impl Drop for Undo {
         if !self.meant {
             return;
         }
-        if let Some(container) = self.shared.state().containers.get_mut(&self.uid) {
-            container.unwanted = true;
+        {
+            let mut state = self.shared.state();
+            if let Some(container) = state.containers.get_mut(&self.uid) {
+                container.unwanted = true;
+            }
+            state.observers.changed(&self.uid);
         }
         self.shared.wake(Key::Container(self.uid.clone()));
     }

@@ -5,13 +5,16 @@
 //! make us compare the two, so that none is missed and none told twice, whatever came in between.
 
 use crate::ledger::Durable;
+use crate::observe::{Incident, IncidentKind};
 use crate::plan::Place;
-use crate::record::{ContainerRecord, ContainerUid, ExitStatus, ProcessRecord, ProcessState, ProcessUid, SandboxId};
+use crate::record::{
+    ContainerRecord, ContainerUid, ExitStatus, OutOfMemory, ProcessRecord, ProcessState, ProcessUid, SandboxId,
+};
 use crate::service::MESSAGE_PROPERTY;
 use crate::shared::Shared;
 use crate::state::{Role, State, keep_event};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 /// The event, once for each kill.
@@ -115,21 +118,34 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<Ended>, namele
     tracing::warn!(%uid, kills = seen.kills - told, last = last.as_deref().or(ended.as_ref().map(|ended| ended.who.as_str())).unwrap_or("-"), "out of memory");
     let (id, kills) = (id.clone(), seen.kills);
     let words = words(kills, last, ended, limit);
+    let (message, at) = (words.clone(), SystemTime::now());
     let tell = move |record: &mut ContainerRecord| {
         let new = kills.saturating_sub(record.status.oom_kills);
         if new == 0 || record.sandbox.as_ref() != Some(&id) {
             return;
         }
         record.status.oom_kills = kills;
+        record.status.last_oom = Some(OutOfMemory { what: words.clone(), at, limit });
         for _ in 0..new.min(u64::from(u8::MAX)) {
             keep_event(record, OUT_OF_MEMORY.to_owned());
         }
         record.properties.insert(MESSAGE_PROPERTY.to_owned(), words.clone());
     };
-    if let Err(error) = shared.edit(&uid, Durable::Crash, Vec::new(), tell).await {
-        tracing::warn!(%uid, %error, "what was killed for want of memory is not recorded; the next look tells it");
+    match shared.edit(&uid, Durable::Crash, Vec::new(), tell).await {
+        Ok(()) => tell_observers(shared, &uid, message, at),
+        Err(error) => {
+            tracing::warn!(%uid, %error, "what was killed for want of memory is not recorded; the next look tells it");
+        }
     }
     true
+}
+
+fn tell_observers(shared: &Shared, uid: &ContainerUid, message: String, at: SystemTime) {
+    let state = shared.state();
+    let Some(container) = state.containers.get(uid) else { return };
+    let handle = container.record.handle.clone();
+    let kind = IncidentKind::OutOfMemory;
+    state.observers.tell(&Incident { container: uid.clone(), handle, kind, message, at });
 }
 
 /// What has been told of a place.

@@ -42,6 +42,8 @@ pub struct Options {
     /// What containers' addresses and ports are taken from. `None`: they have their own loopback
     /// alone.
     pub network: Option<NetworkOptions>,
+    /// Arguments of processes are kept in memory, for [`crate::ProcessView`]: they may be secrets.
+    pub keep_arguments: bool,
 }
 
 impl Default for Options {
@@ -62,6 +64,7 @@ impl Default for Options {
             removals_at_once: 4,
             places: PathBuf::from("/run/gardend/places"),
             network: None,
+            keep_arguments: false,
         }
     }
 }

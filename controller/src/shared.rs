@@ -10,7 +10,7 @@ use crate::options::{Node, Options};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::queue::{Queue, Verdict};
 use crate::record::{ContainerRecord, ContainerUid, SandboxId, SandboxKind};
-use crate::state::{Container, State};
+use crate::state::{Arguments, Container, State};
 use crate::timers::Timer;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -120,6 +120,11 @@ impl Shared {
         self.queue_changed.notify_one();
     }
 
+    /// Whether arguments of processes are kept in memory.
+    pub fn arguments(&self) -> Arguments {
+        if self.options.keep_arguments { Arguments::Keep } else { Arguments::Drop }
+    }
+
     /// Adds a timer to a state that is held.
     pub fn add_timer(&self, state: &mut State, at: Instant, timer: Timer) {
         if state.timers.add(at, timer) {
@@ -156,6 +161,7 @@ impl Shared {
                 change(&mut container.record);
                 container.changed.send_replace(());
             }
+            shared.state().observers.changed(&uid);
             Ok(())
         });
         task.await.unwrap_or_else(|error| Err(Error::Ledger(error.to_string())))
@@ -176,11 +182,16 @@ impl Shared {
     pub fn heard<T>(&self, result: &Result<T, NodeError>) {
         let mut state = self.state();
         match result {
-            Ok(_) => state.unavailable = None,
+            Ok(_) if state.unavailable.is_none() => {}
+            Ok(_) => {
+                state.unavailable = None;
+                state.observers.node_changed();
+            }
             Err(error) if error.kind == NodeErrorKind::Unavailable => {
                 if state.unavailable.is_none() {
                     tracing::warn!(%error, "a part of the node does not answer");
                     self.sweep_soon.notify_one();
+                    state.observers.node_changed();
                 }
                 state.unavailable = Some(error.clone());
             }

@@ -121,7 +121,7 @@ fn fill(shared: &Shared, mut contents: Contents) {
     for record in contents.processes {
         let Some(container) = state.containers.get_mut(&record.container) else { continue };
         container.processes.insert(record.id.clone(), record.uid.clone());
-        let process = Process::new(record);
+        let process = Process::new(record, shared.arguments());
         let uid = process.record.uid.clone();
         if !process.alive() {
             container.ended.push_back(uid.clone());

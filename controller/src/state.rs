@@ -7,6 +7,7 @@
 
 use crate::addresses::{AddressError, Asked, Pools};
 use crate::error::Error;
+use crate::observe::Observers;
 use crate::plan::{Observed, Place, Stopping, Wanted};
 use crate::ports::{NodeError, ReaderId};
 use crate::record::{
@@ -38,6 +39,8 @@ pub struct State {
     pub pools: Option<Pools>,
     /// Why containerd does not answer, while it does not.
     pub unavailable: Option<NodeError>,
+    /// Who is told of changes.
+    pub observers: Observers,
 }
 
 /// A place.
@@ -108,6 +111,13 @@ pub struct Container {
     pub grace_armed: Option<Instant>,
 }
 
+/// Whether arguments of processes are kept in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arguments {
+    Keep,
+    Drop,
+}
+
 /// One process.
 pub struct Process {
     /// Without its environment.
@@ -163,6 +173,7 @@ impl State {
         self.add_kind(SandboxKind::of(&record.spec));
         let mut container = Container::new(record, now);
         container.networked = container.record.addresses.is_some();
+        self.observers.changed(&container.record.uid);
         self.containers.insert(container.record.uid.clone(), container);
         Ok(())
     }
@@ -178,6 +189,7 @@ impl State {
     pub fn free(&mut self, uid: &ContainerUid) {
         let Some(container) = self.containers.get_mut(uid) else { return };
         container.freed = true;
+        self.observers.changed(uid);
         let handle = container.record.handle.as_str();
         if self.handles.get(handle) == Some(uid) {
             self.handles.remove(handle);
@@ -202,6 +214,13 @@ impl State {
             self.processes.remove(process);
         }
         processes
+    }
+
+    /// A process of a container's is another than before.
+    pub fn process_changed(&self, uid: &ProcessUid) {
+        if let Some(process) = self.processes.get(uid) {
+            self.observers.changed(&process.record.container);
+        }
     }
 
     /// The container that holds a handle.
@@ -339,12 +358,14 @@ pub fn keep_event(record: &mut ContainerRecord, event: String) {
 }
 
 impl Process {
-    pub fn new(record: ProcessRecord) -> Self {
+    pub fn new(record: ProcessRecord, arguments: Arguments) -> Self {
         let outcome = outcome(&record.state);
         let settled = outcome.is_some();
         let mut record = record;
         record.spec.env = Vec::new();
-        record.spec.args = Vec::new();
+        if arguments == Arguments::Drop {
+            record.spec.args = Vec::new();
+        }
         Self {
             record,
             outcome: watch::Sender::new(outcome),

@@ -26,6 +26,7 @@ pub fn adopt(shared: &Arc<Shared>, container: &ContainerUid, sandbox: &SandboxId
         }
         // Clients were told that it is lost, when its place seemed to be.
         let told_lost = !process.alive();
+        state.process_changed(&seen.uid);
         drop(state);
         match seen.exit {
             Some(status) => exited(shared, sandbox, &seen.uid, status),

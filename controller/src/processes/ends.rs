@@ -3,6 +3,7 @@
 
 use super::{alive, drop_from_memory, update};
 use crate::ledger::{Change, Durable};
+use crate::observe::{Incident, IncidentKind};
 use crate::oom;
 use crate::places;
 use crate::plan::Wanted;
@@ -130,6 +131,7 @@ fn publish(shared: &Shared, uid: &ProcessUid, ended: ProcessState, at: Option<Sy
     if let Some(container) = state.containers.get_mut(&process.record.container) {
         container.ended.push_back(uid.clone());
     }
+    state.process_changed(uid);
 }
 
 fn settled(shared: &Arc<Shared>, uid: &ProcessUid) {
@@ -221,6 +223,21 @@ pub fn lose(shared: &Shared, uid: &ProcessUid, why: &str) {
     process.ending = true;
     process.settled = true;
     shared.ledger.submit(vec![update(&process.record)], Durable::Crash).in_background();
+    tell_of_loss(&state, uid, why);
+}
+
+fn tell_of_loss(state: &State, uid: &ProcessUid, why: &str) {
+    let Some(process) = state.processes.get(uid).map(|process| &process.record) else { return };
+    let Some(container) = state.containers.get(&process.container).filter(|one| one.wanted() == Wanted::Present) else {
+        return;
+    };
+    state.observers.tell(&Incident {
+        container: process.container.clone(),
+        handle: container.record.handle.clone(),
+        kind: IncidentKind::ProcessLost,
+        message: format!("how process '{}' ended is not known: {why}", process.id),
+        at: SystemTime::now(),
+    });
 }
 
 /// As [`lose`], for all that run in a container.
@@ -244,6 +261,7 @@ pub fn end_all(shared: &Shared, container: &ContainerUid, wanted: Wanted) {
                     process.outcome.send_replace(Some(Outcome::Failed("the container was destroyed".into())));
                     process.record.state = ProcessState::Lost { why: "the container was destroyed".into() };
                 }
+                state.process_changed(&uid);
             }
         }
     }

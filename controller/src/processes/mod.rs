@@ -22,7 +22,7 @@ use crate::ledger::{Change, Durable};
 use crate::ports::{NodeErrorKind, Signal, SpawnError};
 use crate::record::{ContainerUid, ProcessId, ProcessRecord, ProcessSpec, ProcessState, ProcessUid, SandboxId, Stage};
 use crate::shared::Shared;
-use crate::state::{Process, State};
+use crate::state::{Arguments, Process, State};
 use crate::{oom, places};
 pub use adopt::adopt;
 use ends::lose;
@@ -46,8 +46,12 @@ pub async fn run(shared: &Arc<Shared>, busy: Busy, spec: ProcessSpec) -> Result<
         // Without what only its start needs.
         let (tty, mut image, limits) = (spec.tty, spec.image.clone(), spec.limits);
         image.iter_mut().for_each(|image| image.credentials = None);
-        let kept = ProcessSpec { tty, image, limits, ..ProcessSpec::default() };
-        state.processes.insert(uid.clone(), Process::new(record(&uid, &id, busy.uid(), kept)));
+        let args = if shared.arguments() == Arguments::Keep { spec.args.clone() } else { Vec::new() };
+        let (path, user) = (spec.path.clone(), spec.user.clone());
+        let kept = ProcessSpec { path, args, user, tty, image, limits, ..ProcessSpec::default() };
+        let process = Process::new(record(&uid, &id, busy.uid(), kept), shared.arguments());
+        state.processes.insert(uid.clone(), process);
+        state.process_changed(&uid);
         (sandbox, env)
     };
     let start = Start { shared: Arc::clone(shared), busy, uid, id, sandbox };
@@ -118,6 +122,7 @@ impl Start {
         }
         process.record.state = ProcessState::Running { pid };
         self.shared.ledger.submit(vec![update(&process.record)], Durable::Crash).in_background();
+        state.process_changed(&self.uid);
     }
 
     /// Its init did not answer: whether it runs is asked of the init itself, once.
@@ -153,6 +158,7 @@ fn update(record: &ProcessRecord) -> Change {
 }
 
 fn drop_from_memory(state: &mut State, uid: &ProcessUid) {
+    state.process_changed(uid);
     let Some(process) = state.processes.remove(uid) else { return };
     if let Some(container) = state.containers.get_mut(&process.record.container) {
         container.processes.remove(&process.record.id);

@@ -4,6 +4,7 @@
 use super::ready::refused_by_ledger;
 use super::{Done, Subject, know};
 use crate::ledger::{Change, Durable};
+use crate::observe::{Incident, IncidentKind};
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::processes;
@@ -12,6 +13,7 @@ use crate::record::{Desired, Phase, ProcessUid, Stage};
 use crate::shared::{Key, Shared};
 use crate::state::{Role, add_event};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub(super) async fn record_absence(shared: &Arc<Shared>, subject: &Subject) -> Done {
     let recorded = shared.edit(&subject.uid, Durable::Reboot, Vec::new(), |record| {
@@ -52,6 +54,7 @@ pub(super) async fn kill(shared: &Arc<Shared>, subject: &Subject) -> Done {
             }
         }
     }
+    state.observers.changed(&subject.uid);
     drop(state);
     shared.wake(Key::Discarded(id.clone()));
     Done::Next
@@ -60,6 +63,7 @@ pub(super) async fn kill(shared: &Arc<Shared>, subject: &Subject) -> Done {
 /// What must be gone before the handle is given back is not: it is tried for ever.
 fn does_not_go(shared: &Shared, subject: &Subject, stage: Stage, error: NodeError) -> Done {
     tracing::warn!(handle = %subject.handle, uid = %subject.uid, %stage, %error, "container does not go; it is tried again");
+    let mut stuck = false;
     know(shared, &subject.uid, |container| {
         add_event(&mut container.record, format!("Stuck: {error}"));
         container.record.status.stage = Some(stage);
@@ -67,9 +71,19 @@ fn does_not_go(shared: &Shared, subject: &Subject, stage: Stage, error: NodeErro
         container.record.status.message = Some(error.message.clone());
         container.last_failure = Some((stage, error.clone()));
         if error.kind == NodeErrorKind::Stuck {
-            container.stuck = Some(error);
+            stuck = container.stuck.is_none();
+            container.stuck = Some(error.clone());
         }
     });
+    if stuck {
+        shared.state().observers.tell(&Incident {
+            container: subject.uid.clone(),
+            handle: subject.handle.clone(),
+            kind: IncidentKind::Stuck,
+            message: format!("{stage} does not succeed, and is tried again: {error}"),
+            at: SystemTime::now(),
+        });
+    }
     Done::Verdict(Verdict::Failed)
 }
 
@@ -81,7 +95,9 @@ pub(super) async fn release_network(shared: &Arc<Shared>, subject: &Subject) -> 
     let Some(container) = state.containers.get_mut(&subject.uid) else { return Done::Verdict(Verdict::Rest) };
     container.networked = false;
     container.stuck = None;
-    if container.freed {
+    let freed = container.freed;
+    state.observers.changed(&subject.uid);
+    if freed {
         // By the start: its record, which nobody was told of, counts for nothing.
         state.give_back_addresses(&subject.uid);
     }

@@ -135,8 +135,10 @@ async fn take(shared: &Arc<Shared>, subject: &Subject, step: Step) -> Done {
 
 /// Changes what is known of the container in memory.
 fn know(shared: &Shared, uid: &ContainerUid, change: impl FnOnce(&mut Container)) {
-    if let Some(container) = shared.state().containers.get_mut(uid) {
+    let mut state = shared.state();
+    if let Some(container) = state.containers.get_mut(uid) {
         change(container);
         container.changed.send_replace(());
+        state.observers.changed(uid);
     }
 }

@@ -95,10 +95,24 @@ pub struct ContainerStatus {
     /// Of what the kernel has killed in its present place for want of memory, what is told already.
     #[serde(default)]
     pub oom_kills: u64,
+    /// What the kernel last killed in it for want of memory.
+    #[serde(default)]
+    pub last_oom: Option<OutOfMemory>,
     /// Failures in a row of the present step.
     pub failures: u32,
     /// The last failure, in words.
     pub message: Option<String>,
+}
+
+/// The kernel killed something for want of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutOfMemory {
+    /// What, in words.
+    pub what: String,
+    /// When that was found.
+    pub at: SystemTime,
+    /// The container's limit in bytes; 0 where it has none.
+    pub limit: u64,
 }
 
 /// How far a container is.
