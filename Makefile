@@ -26,7 +26,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-go test-v2 lint bench soak crds docs setup tools FORCE
+.PHONY: run build test test-rust test-kube test-go test-v2 lint bench soak crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -44,11 +44,15 @@ tools: setup
 	@scripts/build-tools.sh >/dev/null
 
 # One after the other: what one leaves behind is counted, and the machine has to be its own.
-test: test-rust test-go test-v2
+test: test-rust test-kube test-go test-v2
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
 	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd $(CARGO_TEST) --workspace --no-fail-fast
+
+# Custom resources and their mirror, on a real API server.
+test-kube: setup
+	scripts/test-kube.sh
 
 test-go: tools go.work
 	cargo build --locked --bin gardend
@@ -70,10 +74,11 @@ go.work: FORCE
 lint: setup go.work
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --test kube -- -D warnings
 	scripts/check-dependencies.sh
 	scripts/check-go.sh
 	scripts/generate-docs.sh --check
-	for script in scripts/*.sh .ci/run; do bash -n "$$script"; done
+	for script in scripts/*.sh tests/kube/*.sh tests/kube/tools/*.sh .ci/run; do bash -n "$$script"; done
 
 bench: tools go.work
 	cargo bench --locked --quiet --package gardend-controller --bench plan

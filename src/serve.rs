@@ -6,7 +6,8 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use gardend::config::{self, NetworkConfig, ServeConfig, Sources};
-use gardend::garden::{self, Garden, Machine};
+use gardend::garden::{self, FactSource, Garden, Machine};
+use gardend::kube::{self, Kube, NodeFacts, NodeName};
 use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
@@ -51,6 +52,12 @@ pub async fn serve(sources: Sources) -> Result<()> {
     make_folder("--run-dir", folders.run())?;
     let access = access(&config)?;
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
+    let cluster = match &config.kube {
+        Some(kube) => {
+            Some(kube::connect(kube.kubeconfig.as_deref(), kube.namespace.as_deref(), node_name(kube)?).await?)
+        }
+        None => None,
+    };
     ids::settle(&folders, &config.id_map)?;
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
 
@@ -66,7 +73,8 @@ pub async fn serve(sources: Sources) -> Result<()> {
         (None, config::Containerd::Managed { .. }) => bail!("no containerd to use"),
     };
     let runtime = runtime(&config)?;
-    refuse_unfit_node(&check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await)?;
+    let report = check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await;
+    refuse_unfit_node(&report)?;
 
     let containerd_options = containerd::Options {
         runtime,
@@ -116,6 +124,13 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
     announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
+    let shown = match (&config.kube, cluster) {
+        (Some(kube), Some(place)) => {
+            let options = kube_options(kube, place.node.clone(), &report, &machine, &folders);
+            Some(Kube::start(place, options, controller.clone()))
+        }
+        _ => None,
+    };
     let garden = Garden::new(controller.clone(), machine);
     let told_to_stop = async {
         // Both are cancel-safe: a signal that came is kept until it is received.
@@ -125,6 +140,9 @@ pub async fn serve(sources: Sources) -> Result<()> {
         }
     };
     garden::serve(listeners, garden, told_to_stop).await;
+    if let Some(shown) = shown {
+        shown.stop().await;
+    }
     controller.shutdown().await;
     // A managed containerd is left running: it is what the containers' shims report to.
     drop(managed);
@@ -244,8 +262,54 @@ fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
         detach_grace: config.detach_grace,
         network,
         create_deadline: config.request_timeout,
+        keep_arguments: config.kube.as_ref().is_some_and(|kube| kube.policy.arguments.is_some()),
         ..Options::default()
     })
+}
+
+/// By what the operator says, the pod's downward API, the host.
+fn node_name(config: &config::KubeConfig) -> Result<NodeName> {
+    if let Some(name) = &config.node_name {
+        return Ok(name.clone());
+    }
+    let told = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
+    let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    Ok(told.unwrap_or_else(host).parse::<NodeName>().context("name this node by --kube-node-name")?)
+}
+
+fn kube_options(
+    config: &config::KubeConfig,
+    node: NodeName,
+    report: &Report,
+    machine: &Machine,
+    folders: &Folders,
+) -> kube::Options {
+    let found = |name| report.lines.iter().find(|line| line.name == name).map(|line| line.found.clone());
+    let versions = kube::Versions {
+        gardend: gardend::cli::version().to_owned(),
+        containerd: found("containerd"),
+        runtime: found("runtime"),
+        kernel: Some(rustix::system::uname().release().to_string_lossy().into_owned()),
+    };
+    let (machine, folder) = (machine.clone(), folders.state().to_owned());
+    let facts = move || {
+        let of_machine = machine.facts().ok();
+        let disk = rustix::fs::statvfs(&folder).ok();
+        NodeFacts {
+            versions: versions.clone(),
+            memory_bytes: of_machine.map(|facts| facts.memory_bytes),
+            disk_bytes: of_machine.map(|facts| facts.schedulable_disk_bytes),
+            disk_free: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        }
+    };
+    kube::Options {
+        detail: config.detail,
+        policy: config.policy.clone(),
+        writes_per_second: config.writes_per_second,
+        write_burst: config.write_burst,
+        resync: config.resync,
+        ..kube::Options::new(node, Arc::new(facts))
+    }
 }
 
 fn boot_id() -> Result<String> {

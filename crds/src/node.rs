@@ -60,8 +60,8 @@ pub struct GardenNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Pool>,
     /// It refuses new containers and waits for those that it has to go.
-    #[serde(default)]
-    pub draining: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<bool>,
     /// When this gardend was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,

@@ -242,7 +242,7 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
 }
 
 /// The version, with the commit where the build knew it.
-fn version() -> &'static str {
+pub fn version() -> &'static str {
     static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| match option_env!("GARDEND_COMMIT") {
         Some(commit) if !commit.is_empty() => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
         _ => env!("CARGO_PKG_VERSION").to_owned(),

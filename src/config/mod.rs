@@ -12,6 +12,7 @@
 
 mod documents;
 mod file;
+mod kube;
 mod list;
 mod network;
 mod options;
@@ -19,6 +20,7 @@ mod sources;
 mod values;
 
 pub use documents::{manual, schema};
+pub use kube::KubeConfig;
 pub use network::{NetworkConfig, SmallMtu};
 pub use options::{ConfigError, Containerd, Runtime, SeccompProfile, ServeArgs, ServeConfig};
 pub use sources::{DEFAULT_FILE, Origin, Setting, Sources};

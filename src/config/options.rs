@@ -10,6 +10,7 @@
 //! `super::list`). A list is a `Vec`, a switch a `bool`; what is no JSON of its own says
 //! `#[schemars(with = "...")]`.
 
+use super::kube::{KubeArgs, KubeConfig};
 use super::network::{NetworkArgs, NetworkConfig, SmallMtu};
 use super::values::{
     AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration,
@@ -177,6 +178,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[schemars(flatten)]
     network: NetworkArgs,
+
+    #[command(flatten)]
+    #[schemars(flatten)]
+    kube: KubeArgs,
 }
 
 /// The options of `serve`, checked.
@@ -220,6 +225,8 @@ pub struct ServeConfig {
     pub spool_size: Bytes,
     /// The network of containers; `None`: they have none.
     pub network: Option<NetworkConfig>,
+    /// What is shown in a cluster; `None`: there is none.
+    pub kube: Option<KubeConfig>,
     /// How long making a container may take.
     pub request_timeout: Duration,
     /// The filter of containers without privileges.
@@ -356,6 +363,7 @@ impl ServeArgs {
             detach_grace: self.detach_grace,
             spool_size: self.spool_size,
             network: self.network.validate()?,
+            kube: self.kube.validate(|path| absolute("--kubeconfig", path))?,
             request_timeout: self.request_timeout,
             seccomp_profile: match self.seccomp_profile {
                 SeccompProfile::File(path) => SeccompProfile::File(absolute("--seccomp-profile", &path)?),

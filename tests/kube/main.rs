@@ -1,0 +1,15 @@
+//! gardend's custom resources and its mirror, against a real etcd and kube-apiserver.
+//!
+//! `make test-kube` runs them; GARDEND_KUBE_TOOLS names the folder with kube-apiserver and kubectl
+//! (tests/kube/tools/build.sh). Behind the controller is the fake node: what is tried here is what
+//! the cluster sees of it.
+
+mod churn;
+mod crds;
+mod kubectl;
+mod leases;
+mod mirror;
+mod outage;
+mod redaction;
+mod server;
+mod world;
