@@ -274,7 +274,7 @@ fn node_name(config: &config::KubeConfig) -> Result<NodeName> {
     }
     let told = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
     let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    Ok(told.unwrap_or_else(host).parse::<NodeName>().context("name this node by --kube-node-name")?)
+    told.unwrap_or_else(host).parse::<NodeName>().context("name this node by --kube-node-name")
 }
 
 fn kube_options(

@@ -113,12 +113,13 @@ fn example(option: &Opt) -> String {
     }
 }
 
-/// In quotes, where some reader of YAML would take it for something else: a time, an octal number.
+/// In quotes, where some reader of YAML would take it for something else: a time, an octal number, a switch.
 fn scalar(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
     let is_octal = text.len() > 1 && text.starts_with('0');
+    let is_switch = ["on", "off", "yes", "no"].contains(&text);
     let is_plain = text.chars().all(plain) && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/');
-    if is_plain && !is_octal { text.to_owned() } else { format!("'{}'", text.replace('\'', "''")) }
+    if is_plain && !is_octal && !is_switch { text.to_owned() } else { format!("'{}'", text.replace('\'', "''")) }
 }
 
 #[cfg(test)]

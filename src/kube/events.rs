@@ -74,10 +74,12 @@ async fn publish_all(
     while let Some(announcement) = waiting.recv().await {
         let incident = &announcement.incident;
         let now = Instant::now();
-        if !told.once_more(&incident.container, incident.kind, now) || !bucket.take(now) {
+        // In this order: what is told of late is kept for a while, and is bounded by the bucket.
+        if bucket.ready_at() > now || !told.once_more(&incident.container, incident.kind, now) {
             count(&gauges.events_dropped);
             continue;
         }
+        bucket.take(now);
         let event = event(incident);
         let regarding = ObjectReference {
             api_version: Some(GardenContainer::api_version(&()).into_owned()),

@@ -1,3 +1,5 @@
+//! What is shown of containers, field by field.
+
 use super::*;
 use gardend_controller::plan::Place;
 use gardend_controller::record::{
