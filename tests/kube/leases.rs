@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use std::time::Duration;
 
-fn quick() -> Keeping {
+pub fn quick() -> Keeping {
     Keeping {
         renew: Duration::from_millis(500),
         stale: Duration::from_secs(4),
@@ -29,7 +29,7 @@ async fn two_nodes(keeping: &Keeping) -> (World, World) {
     (one, other)
 }
 
-fn is_unknown(object: &GardenContainer) -> bool {
+pub fn is_unknown(object: &GardenContainer) -> bool {
     condition(object, "Ready") == Some(ConditionStatus::Unknown)
 }
 

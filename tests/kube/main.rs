@@ -11,5 +11,6 @@ mod leases;
 mod mirror;
 mod outage;
 mod redaction;
+mod rights;
 mod server;
 mod world;
