@@ -277,7 +277,7 @@ func TestPullsThatGoWrong(t *testing.T) {
 		p, _, layer := fresh(t)
 		slow := newSlowly()
 		p.fake.Misbehave(slow.hold(layer))
-		impatient := cutClient(p.server.Address)
+		impatient := cutClient(p.server)
 		go func() { _, _ = impatient.client.Create(p.ofFake("tests/x")) }()
 		<-slow.begun
 		patient := make(chan error, 1)
@@ -305,7 +305,7 @@ func TestPullsThatGoWrong(t *testing.T) {
 		p, _, layer = fresh(t)
 		slow = newSlowly()
 		p.fake.Misbehave(slow.hold(layer))
-		impatient = cutClient(p.server.Address)
+		impatient = cutClient(p.server)
 		go func() { _, _ = impatient.client.Create(p.ofFake("tests/x")) }()
 		<-slow.begun
 		impatient.dialer.Cut()
