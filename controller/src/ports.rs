@@ -562,7 +562,8 @@ pub trait Network: Send + Sync {
     /// Makes the whole node's network that of these containers and of no others: at the start,
     /// and at each look of the sweeper. What is as it shall be stays undisturbed, connections
     /// included; what others changed or removed is put back; what nobody wants is removed. One
-    /// whose place is gone is left to [`Network::ensure`].
+    /// whose place is gone is left to [`Network::ensure`]; and what [`Network::attach`] gave and is gone
+    /// comes with the container's next place.
     ///
     /// The answer names every container that is wanted and whose place is made, those too whose
     /// first `ensure` is still to come.

@@ -75,7 +75,7 @@ pub struct NetworkArgs {
         env = "GARDEND_CNI_BIN_DIR",
         value_name = "DIR",
         value_delimiter = ',',
-        default_value = "/opt/cni/bin,/usr/lib/cni"
+        default_values = ["/opt/cni/bin", "/usr/lib/cni"]
     )]
     cni_bin_dir: Vec<PathBuf>,
 
