@@ -5,7 +5,7 @@
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
 use anyhow::{Context, Result, anyhow, bail};
-use gardend::config::{self, NetworkConfig, ServeConfig, Sources};
+use gardend::config::{self, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
 use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
@@ -16,6 +16,7 @@ use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
 use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
+use gardend::node::network::cni::{self, CniNode};
 use gardend::node::network::none::NoNetwork;
 use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
@@ -81,7 +82,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
-        resolver: resolver(&config),
+        resolver: resolver(&config, &folders),
         privileged_mode: config.privileged_mode,
         ..mount::Options::default()
     };
@@ -151,7 +152,10 @@ fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, run
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };
-    let network = config.network.as_ref().map(policy);
+    let network = config.network.as_ref().map(|network| match &network.means {
+        NetworkMeans::Builtin { .. } => check::NetworkSubject::Builtin(policy(network)),
+        NetworkMeans::Cni(cni) => check::NetworkSubject::Cni(plugins(network, cni)),
+    });
     Subject { folders: folders.clone(), containerd, socket, runtime, network }
 }
 
@@ -213,8 +217,28 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
 
 fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
     let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
-    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu };
-    Ok(Arc::new(NetworkNode::open(folders.clone(), options).context("cannot prepare containers' networks")?))
+    let what = "cannot prepare containers' networks";
+    Ok(match &config.means {
+        NetworkMeans::Builtin { pool, pool6, mtu } => {
+            let pools = std::iter::once((*pool).into()).chain(pool6.map(Into::into)).collect();
+            let options = network::Options { policy: policy(config), pools, mtu: *mtu };
+            Arc::new(NetworkNode::open(folders.clone(), options).context(what)?)
+        }
+        NetworkMeans::Cni(cni) => Arc::new(CniNode::open(folders.clone(), plugins(config, cni)).context(what)?),
+    })
+}
+
+fn plugins(config: &NetworkConfig, cni: &CniConfig) -> cni::Options {
+    cni::Options {
+        conf_dir: cni.conf_dir.clone(),
+        bin_dirs: cni.bin_dirs.clone(),
+        network: cni.network.clone(),
+        collects: cni.collects,
+        policy: policy(config),
+        dns_servers: config.dns_servers.clone(),
+        deadline: cni::Options::DEADLINE,
+        undo_deadline: cni::Options::UNDO_DEADLINE,
+    }
 }
 
 fn policy(config: &NetworkConfig) -> Policy {
@@ -225,13 +249,15 @@ fn policy(config: &NetworkConfig) -> Policy {
     }
 }
 
-fn resolver(config: &ServeConfig) -> Resolver {
+fn resolver(config: &ServeConfig, folders: &Folders) -> Resolver {
     let hosts = config.additional_hosts.iter().map(|host| (host.name.clone(), host.address)).collect();
     let (servers, deny_by_default) = match &config.network {
         Some(network) => (network.dns_servers.clone(), network.deny_by_default),
         None => (Vec::new(), false),
     };
-    Resolver { servers, deny_by_default, hosts }
+    let by_plugins = config.network.as_ref().is_some_and(|network| matches!(network.means, NetworkMeans::Cni(_)));
+    let plugins = by_plugins.then(|| folders.clone());
+    Resolver { servers, deny_by_default, hosts, plugins }
 }
 
 fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {

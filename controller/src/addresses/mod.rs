@@ -4,6 +4,8 @@
 //! Promises: nothing is anybody's twice; what was given back comes last; what a container holds is
 //! what its record says, so that a start takes it up from the records alone.
 //!
+//! Where the node's network says itself where containers are, ports alone are given out here.
+//!
 //! Leaves to others: whether a program of the node has a port (`Network::check_port`), and when
 //! something is given back (`reconcile`: once nothing leads there any more and that is recorded).
 
@@ -12,7 +14,7 @@ mod host_ports;
 mod subnets;
 mod turns;
 
-use crate::options::NetworkOptions;
+use crate::options::{AddressSource, NetworkOptions};
 use crate::record::{Addresses, ContainerRecord, ContainerUid, Handle};
 pub use asked::Asked;
 use asked::gateway;
@@ -88,7 +90,8 @@ pub struct Held {
 
 /// All of them.
 pub struct Pools {
-    subnets: Subnets,
+    /// `None`: the node's network gives addresses itself.
+    subnets: Option<Subnets>,
     pool6: Option<(Ipv6Net, Turns)>,
     held: HashMap<ContainerUid, Held>,
     pub ports: HostPorts,
@@ -96,48 +99,58 @@ pub struct Pools {
 
 impl Pools {
     pub fn new(options: &NetworkOptions) -> Self {
-        let pool6 = options.pool6.map(|pool| {
+        let (subnets, pool6) = match options.addresses {
+            AddressSource::Pools { v4, v6 } => (Some(Subnets::new(v4)), v6),
+            AddressSource::Node => (None, None),
+        };
+        let pool6 = pool6.map(|pool| {
             let addresses = 1_u128.checked_shl(128 - u32::from(pool.prefix_len())).unwrap_or(u128::MAX);
             let size = u32::try_from(addresses.saturating_sub(BEFORE_FIRST)).unwrap_or(u32::MAX);
             (pool.trunc(), Turns::new(size))
         });
-        Self {
-            subnets: Subnets::new(options.pool),
-            pool6,
-            held: HashMap::new(),
-            ports: HostPorts::new(options.ports.clone()),
-        }
+        Self { subnets, pool6, held: HashMap::new(), ports: HostPorts::new(options.ports.clone()) }
     }
 
     /// Containers that the pool has room for.
     pub fn size(&self) -> usize {
-        self.subnets.size() as usize
+        self.subnets.as_ref().map_or(usize::MAX, |subnets| subnets.size() as usize)
     }
 
-    /// Addresses for a container that has none.
-    pub fn take(&mut self, uid: &ContainerUid, handle: &Handle, asked: Asked) -> Result<Addresses, AddressError> {
-        let (address, subnet) = self.subnets.take(asked, &self.held)?;
+    /// The node's network gives addresses itself.
+    pub fn given_by_node(&self) -> bool {
+        self.subnets.is_none()
+    }
+
+    /// Addresses for a container that has none; `None` where they are not ours to give.
+    pub fn take(
+        &mut self,
+        uid: &ContainerUid,
+        handle: &Handle,
+        asked: Asked,
+    ) -> Result<Option<Addresses>, AddressError> {
+        let Some(subnets) = &mut self.subnets else { return Ok(None) };
+        let (address, subnet) = subnets.take(asked, &self.held)?;
         let ipv6 = match &mut self.pool6 {
             None => None,
             Some((pool, turns)) => match turns.take(|_| true) {
                 Some(number) => Some(nth6(*pool, number)),
                 None => {
                     let pool = *pool;
-                    self.subnets.give_back(address, subnet);
+                    subnets.give_back(address, subnet);
                     return Err(AddressError::Pool6Empty { pool });
                 }
             },
         };
         let addresses = Addresses { address, subnet, gateway: gateway(subnet), ipv6 };
         self.held.insert(uid.clone(), Held { handle: handle.clone(), addresses: addresses.clone() });
-        Ok(addresses)
+        Ok(Some(addresses))
     }
 
     /// What a record says that its container has. Of two that say the same, who is taken up first
     /// has it: the other's is none any more.
     pub fn take_up(&mut self, record: &ContainerRecord) {
-        if let Some(addresses) = &record.addresses {
-            if self.subnets.take_up(addresses.address, addresses.subnet) {
+        if let (Some(addresses), Some(subnets)) = (&record.addresses, &mut self.subnets) {
+            if subnets.take_up(addresses.address, addresses.subnet) {
                 if let (Some((pool, turns)), Some(ipv6)) = (&mut self.pool6, addresses.ipv6)
                     && let Some(number) = number6(*pool, ipv6)
                 {
@@ -157,8 +170,8 @@ impl Pools {
 
     /// Whatever a container has.
     pub fn give_back(&mut self, uid: &ContainerUid) {
-        if let Some(Held { addresses, .. }) = self.held.remove(uid) {
-            self.subnets.give_back(addresses.address, addresses.subnet);
+        if let (Some(Held { addresses, .. }), Some(subnets)) = (self.held.remove(uid), &mut self.subnets) {
+            subnets.give_back(addresses.address, addresses.subnet);
             if let (Some((pool, turns)), Some(ipv6)) = (&mut self.pool6, addresses.ipv6)
                 && let Some(number) = number6(*pool, ipv6)
             {

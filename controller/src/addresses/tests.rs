@@ -5,14 +5,13 @@ use crate::record::{ContainerStatus, Desired, Origin, PortIn};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
+fn pools_of(v4: &str, v6: Option<&str>) -> AddressSource {
+    AddressSource::Pools { v4: v4.parse().unwrap(), v6: v6.map(|v6| v6.parse().unwrap()) }
+}
+
 /// Four subnets, two ports, six addresses of IPv6.
 fn options() -> NetworkOptions {
-    NetworkOptions {
-        pool: "10.80.0.0/28".parse().unwrap(),
-        pool6: Some("fd00:80::/125".parse().unwrap()),
-        ports: 61001..=61002,
-        external: None,
-    }
+    NetworkOptions { addresses: pools_of("10.80.0.0/28", Some("fd00:80::/125")), ports: 61001..=61002, external: None }
 }
 
 fn asked(text: &str) -> Asked {
@@ -31,7 +30,8 @@ impl Node {
 
     fn take(&mut self, who: u8, network: &str) -> Result<Addresses, String> {
         let uid = self.uids.entry(who).or_insert_with(ContainerUid::generate).clone();
-        self.pools.take(&uid, &handle(who), asked(network)).map_err(|error| error.to_string())
+        let taken = self.pools.take(&uid, &handle(who), asked(network)).map_err(|error| error.to_string())?;
+        Ok(taken.expect("there are pools"))
     }
 
     fn give_back(&mut self, who: u8) {
@@ -126,7 +126,7 @@ fn a_subnet_that_overlaps_is_refused_with_both_sides() {
 
 #[test]
 fn without_an_ipv6_address_there_is_none_of_ipv4_either() {
-    let options = NetworkOptions { pool6: Some("fd00:80::/127".parse().unwrap()), ..options() };
+    let options = NetworkOptions { addresses: pools_of("10.80.0.0/28", Some("fd00:80::/127")), ..options() };
     let mut node = Node::new(&options);
     let error = node.take(0, "").unwrap_err();
     assert!(error.contains("no address of the pool fd00:80::/127 is free"), "{error}");
@@ -312,7 +312,7 @@ proptest! {
                 for other in &all[at + 1..] {
                     prop_assert!(one.address != other.address && one.ipv6 != other.ipv6);
                     prop_assert!(one.subnet == other.subnet || !asked::overlap(one.subnet, other.subnet));
-                    prop_assert!(one.subnet != other.subnet || !options().pool.contains(&one.subnet));
+                    prop_assert!(one.subnet != other.subnet || !"10.80.0.0/28".parse::<Ipv4Net>().unwrap().contains(&one.subnet));
                 }
             }
             let ports: Vec<u16> = told.values().flat_map(|told| told.ports.clone()).collect();
