@@ -8,13 +8,17 @@ use gardend_controller::ports::{NetworkWanted, NodeErrorKind};
 use gardend_controller::record::{
     ContainerSpec, CreateRequest, Desired, Limits, PortIn, PortInAsked, RuleOut, RuleProtocol,
 };
-use gardend_controller::{Controller, Error, MAX_PORTS_IN, MAX_RULES_OUT, NetworkOptions, Options};
+use gardend_controller::{AddressSource, Controller, Error, MAX_PORTS_IN, MAX_RULES_OUT, NetworkOptions, Options};
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 fn machine() -> Machine {
     machine_of(NetworkOptions::default())
+}
+
+fn pools(v4: &str, v6: Option<&str>) -> AddressSource {
+    AddressSource::Pools { v4: v4.parse().unwrap(), v6: v6.map(|pool| pool.parse().unwrap()) }
 }
 
 fn machine_of(network: NetworkOptions) -> Machine {
@@ -46,7 +50,7 @@ fn address(controller: &Controller, handle: &str) -> String {
 #[test]
 fn a_container_has_its_network_before_its_create_is_answered() {
     let options = NetworkOptions {
-        pool6: Some("fd00::/64".parse().unwrap()),
+        addresses: pools("10.80.0.0/16", Some("fd00::/64")),
         external: Some("192.0.2.1".parse().unwrap()),
         ..NetworkOptions::default()
     };
@@ -159,7 +163,7 @@ fn many_creates_at_once_get_each_an_address_and_a_port_of_their_own() {
 #[test]
 fn a_create_that_fails_at_whatever_step_gives_everything_back() {
     let options =
-        NetworkOptions { pool: "10.80.0.0/30".parse().unwrap(), ports: 61001..=61001, ..NetworkOptions::default() };
+        NetworkOptions { addresses: pools("10.80.0.0/30", None), ports: 61001..=61001, ..NetworkOptions::default() };
     for (call, kind) in [
         (Call::CheckPort, NodeErrorKind::Unavailable),
         (Call::CheckRules, NodeErrorKind::Invalid),
@@ -191,7 +195,7 @@ fn a_create_that_fails_at_whatever_step_gives_everything_back() {
 #[test]
 fn a_client_that_leaves_its_create_leaves_no_address_and_no_port_behind() {
     let options =
-        NetworkOptions { pool: "10.80.0.0/30".parse().unwrap(), ports: 61001..=61001, ..NetworkOptions::default() };
+        NetworkOptions { addresses: pools("10.80.0.0/30", None), ports: 61001..=61001, ..NetworkOptions::default() };
     for call in [Call::CheckPort, Call::Furnish, Call::EnsureNetwork, Call::Connect] {
         let machine = machine_of(options.clone());
         machine.life(async |controller| {
@@ -656,6 +660,6 @@ fn a_gardend_without_networks_leaves_records_alone_and_the_next_with_them_makes_
 
 #[test]
 fn capacity_is_what_there_are_subnets_for() {
-    let machine = machine_of(NetworkOptions { pool: "10.80.0.0/28".parse().unwrap(), ..NetworkOptions::default() });
+    let machine = machine_of(NetworkOptions { addresses: pools("10.80.0.0/28", None), ..NetworkOptions::default() });
     machine.life(async |controller| assert_eq!(controller.max_containers(), 4));
 }

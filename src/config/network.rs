@@ -1,7 +1,7 @@
 //! The options of networks, as they are written and as the rest of gardend reads them.
 
 use clap::{Args, ValueEnum};
-use gardend_controller::NetworkOptions;
+use gardend_controller::{AddressSource, NetworkOptions};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::JsonSchema;
 use std::net::IpAddr;
@@ -133,8 +133,7 @@ impl NetworkConfig {
     /// What the controller is told of it, the node's own address being `own`.
     pub fn options(&self, own: Option<IpAddr>) -> NetworkOptions {
         NetworkOptions {
-            pool: self.pool,
-            pool6: self.pool6,
+            addresses: AddressSource::Pools { v4: self.pool, v6: self.pool6 },
             ports: self.ports.clone(),
             external: self.external.or(own),
         }
