@@ -49,7 +49,7 @@ impl Seen {
 /// # Errors
 /// Where /proc cannot be listed.
 pub fn of(ancestor: Pid) -> io::Result<Vec<Seen>> {
-    Ok(among(all()?, ancestor))
+    Ok(among(&all()?, ancestor))
 }
 
 /// Sends a signal to all that descend from `ancestor`, each once, also to what they fork meanwhile.
@@ -79,10 +79,11 @@ pub fn all() -> io::Result<Vec<Seen>> {
     Ok(numbers.filter_map(read).collect())
 }
 
-fn among(all: Vec<Seen>, ancestor: Pid) -> Vec<Seen> {
+/// Those of `all` that descend from `ancestor`; it itself is not among them.
+pub fn among(all: &[Seen], ancestor: Pid) -> Vec<Seen> {
     let mut children: HashMap<i32, Vec<Seen>> = HashMap::new();
     for seen in all {
-        children.entry(seen.parent).or_default().push(seen);
+        children.entry(seen.parent).or_default().push(*seen);
     }
     let (mut found, mut next) = (Vec::new(), vec![ancestor.as_raw_nonzero().get()]);
     while let Some(parent) = next.pop() {
@@ -139,13 +140,13 @@ mod tests {
     #[test]
     fn children_of_children_count_and_others_do_not() {
         let all = vec![seen(1, 0), seen(10, 1), seen(11, 10), seen(12, 11), seen(20, 1), seen(21, 20)];
-        assert_eq!(pids(&among(all, Pid::from_raw(10).unwrap())), [11, 12]);
+        assert_eq!(pids(&among(&all, Pid::from_raw(10).unwrap())), [11, 12]);
     }
 
     #[test]
     fn a_circle_has_an_end() {
         let all = vec![seen(10, 11), seen(11, 10)];
-        assert_eq!(pids(&among(all, Pid::from_raw(10).unwrap())), [10, 11]);
+        assert_eq!(pids(&among(&all, Pid::from_raw(10).unwrap())), [10, 11]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
 };
-use rustix::process::{DumpableBehavior, geteuid, getpid, set_child_subreaper, set_dumpable_behavior, umask};
+use rustix::process::{DumpableBehavior, geteuid, getpid, set_child_subreaper, set_dumpable_behavior, setsid, umask};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -137,6 +137,8 @@ impl Server {
         let children = sys::take_signals().map_err(|error| failed("cannot take signals")(errno(&error)))?;
         if options.realm == Realm::Descendants {
             set_child_subreaper(Some(getpid())).map_err(failed("cannot become the parent of orphans"))?;
+            // A terminal that gardend was started on is none of its matters. It may lead a session already.
+            let _ = setsid();
         }
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("cannot become non-dumpable"))?;
         rustix::thread::set_name(c"garden-init").map_err(failed("cannot take its name"))?;
