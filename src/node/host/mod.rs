@@ -40,6 +40,9 @@ pub const NOT_ISOLATED: &str = "files (processes run on this machine's own root,
      written to), users (root of a container is gardend's own user), processes, the network (no rules out, ports are \
      the machine's own), and limits (of memory, processors, processes, disk and bandwidth)";
 
+/// Below the state folder, what is this backend's alone.
+pub const STATE_FOLDER: &str = "host";
+
 /// Where things lie, beside what [`Folders`] tells.
 ///
 /// ```text
@@ -48,7 +51,7 @@ pub const NOT_ISOLATED: &str = "files (processes run on this machine's own root,
 /// <run-dir>/places/<sandbox>/root      a link to the folder of the container that has the place
 /// ```
 fn containers(folders: &Folders) -> PathBuf {
-    folders.state().join("host/containers")
+    folders.state().join(STATE_FOLDER).join("containers")
 }
 
 fn container(folders: &Folders, uid: &ContainerUid) -> PathBuf {
@@ -56,7 +59,7 @@ fn container(folders: &Folders, uid: &ContainerUid) -> PathBuf {
 }
 
 fn all_links(folders: &Folders) -> PathBuf {
-    folders.state().join("host/links")
+    folders.state().join(STATE_FOLDER).join("links")
 }
 
 fn root_link(folders: &Folders, id: &SandboxId) -> PathBuf {
