@@ -36,6 +36,8 @@ if [ "$purpose" = test ]; then
   need unshare util-linux
   need nsenter util-linux
   need jq jq
+  need iptables iptables # what plugins of CNI use
+  [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
   need git git
   need etcd etcd-server
   need openssl openssl
