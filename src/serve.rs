@@ -7,8 +7,9 @@
 mod host;
 
 use anyhow::{Context, Result, anyhow, bail};
-use gardend::config::{self, Backend, NetworkConfig, ServeConfig, Sources};
+use gardend::config::{self, Backend, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
+use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
@@ -17,6 +18,7 @@ use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
 use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
+use gardend::node::network::cni::{self, CniNode};
 use gardend::node::network::none::NoNetwork;
 use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
@@ -56,6 +58,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     host::refuse_others_state(&folders, config.backend)?;
     let access = access(&config)?;
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
+    let secure = config.secure.clone().map(Secure::new).transpose().context("cannot secure tls:// addresses")?;
     if settings.is_some() {
         ids::settle(&folders, &config.id_map)?;
     }
@@ -69,6 +72,10 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
     announce(listeners.iter().map(Listener::address));
     let garden = Garden::new(controller.clone(), machine);
+    let garden = match secure {
+        Some(secure) => garden.with_secure(secure),
+        None => garden,
+    };
     let told_to_stop = async {
         // Both are cancel-safe: a signal that came is kept until it is received.
         tokio::select! {
@@ -121,7 +128,7 @@ async fn on_containerd(config: &ServeConfig, folders: &Folders, settings: contai
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
-        resolver: resolver(config),
+        resolver: resolver(config, folders),
         privileged_mode: config.privileged_mode,
         ..mount::Options::default()
     };
@@ -175,7 +182,10 @@ fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, run
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };
-    let network = config.network.as_ref().map(policy);
+    let network = config.network.as_ref().map(|network| match &network.means {
+        NetworkMeans::Builtin { .. } => check::NetworkSubject::Builtin(policy(network)),
+        NetworkMeans::Cni(cni) => check::NetworkSubject::Cni(plugins(network, cni)),
+    });
     Subject { folders: folders.clone(), containerd, socket, runtime, network }
 }
 
@@ -241,8 +251,28 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
 
 fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
     let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
-    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu };
-    Ok(Arc::new(NetworkNode::open(folders.clone(), options).context("cannot prepare containers' networks")?))
+    let what = "cannot prepare containers' networks";
+    Ok(match &config.means {
+        NetworkMeans::Builtin { pool, pool6, mtu } => {
+            let pools = std::iter::once((*pool).into()).chain(pool6.map(Into::into)).collect();
+            let options = network::Options { policy: policy(config), pools, mtu: *mtu };
+            Arc::new(NetworkNode::open(folders.clone(), options).context(what)?)
+        }
+        NetworkMeans::Cni(cni) => Arc::new(CniNode::open(folders.clone(), plugins(config, cni)).context(what)?),
+    })
+}
+
+fn plugins(config: &NetworkConfig, cni: &CniConfig) -> cni::Options {
+    cni::Options {
+        conf_dir: cni.conf_dir.clone(),
+        bin_dirs: cni.bin_dirs.clone(),
+        network: cni.network.clone(),
+        collects: cni.collects,
+        policy: policy(config),
+        dns_servers: config.dns_servers.clone(),
+        deadline: cni::Options::DEADLINE,
+        undo_deadline: cni::Options::UNDO_DEADLINE,
+    }
 }
 
 fn policy(config: &NetworkConfig) -> Policy {
@@ -253,13 +283,15 @@ fn policy(config: &NetworkConfig) -> Policy {
     }
 }
 
-fn resolver(config: &ServeConfig) -> Resolver {
+fn resolver(config: &ServeConfig, folders: &Folders) -> Resolver {
     let hosts = config.additional_hosts.iter().map(|host| (host.name.clone(), host.address)).collect();
     let (servers, deny_by_default) = match &config.network {
         Some(network) => (network.dns_servers.clone(), network.deny_by_default),
         None => (Vec::new(), false),
     };
-    Resolver { servers, deny_by_default, hosts }
+    let by_plugins = config.network.as_ref().is_some_and(|network| matches!(network.means, NetworkMeans::Cni(_)));
+    let plugins = by_plugins.then(|| folders.clone());
+    Resolver { servers, deny_by_default, hosts, plugins }
 }
 
 fn network_options(config: &NetworkConfig) -> Result<NetworkOptions> {

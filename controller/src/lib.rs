@@ -43,7 +43,7 @@ mod state;
 mod sweeper;
 mod timers;
 
-pub use addresses::AddressError;
+pub use addresses::{AddressError, Asked};
 pub use attachment::{Attachment, Output};
 pub use error::Error;
 pub use files::Transfer;

@@ -69,7 +69,7 @@ impl Default for Options {
 /// What containers' addresses and ports are taken from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkOptions {
-    /// Where containers are.
+    /// Who says where containers are.
     pub addresses: AddressSource,
     /// Ports of the node for those who ask for any.
     pub ports: RangeInclusive<u16>,
@@ -77,17 +77,19 @@ pub struct NetworkOptions {
     pub external: Option<IpAddr>,
 }
 
-/// Where containers are.
+/// Who says where containers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressSource {
-    /// Each at addresses of its own.
+    /// The controller, with their admission.
     Pools {
         /// A container that asks for no network gets a /30 of this one.
         v4: Ipv4Net,
         /// Each container gets an address of this one too.
         v6: Option<Ipv6Net>,
     },
-    /// All in the node's own network, at this address of it: a port of a container's is the node's.
+    /// The node's network itself, by [`Network::attach`](crate::ports::Network::attach).
+    Node,
+    /// Nobody: all are in the node's own network, at this address of it; a port of a container's is the node's.
     Shared(Ipv4Addr),
 }
 

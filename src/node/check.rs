@@ -15,7 +15,7 @@ mod storage;
 mod version;
 
 use super::containerd::{Endpoint, Runtime};
-use super::network::Policy;
+use super::network::{Policy, cni};
 use super::place::Folders;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -31,8 +31,17 @@ pub struct Subject {
     pub socket: Option<PathBuf>,
     /// Which runtime.
     pub runtime: Runtime,
-    /// The rules for containers' networks; `None`: they have none.
-    pub network: Option<Policy>,
+    /// What makes containers' networks; `None`: they have none.
+    pub network: Option<NetworkSubject>,
+}
+
+/// Who makes containers' networks.
+#[derive(Clone, Debug)]
+pub enum NetworkSubject {
+    /// gardend itself, by these rules.
+    Builtin(Policy),
+    /// Plugins of CNI.
+    Cni(cni::Options),
 }
 
 /// How one check went.
@@ -115,7 +124,7 @@ pub async fn run(subject: &Subject) -> Report {
     let host = tokio::task::spawn_blocking(move || {
         let mut lines = kernel::lines(&runtime);
         lines.extend(storage::lines(&folders));
-        lines.extend(network.iter().flat_map(|policy| network::lines(policy, &folders)));
+        lines.extend(network.iter().flat_map(|subject| network::lines(subject, &folders)));
         lines
     });
     let (host, programs) = tokio::join!(host, programs::lines(subject));

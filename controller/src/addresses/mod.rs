@@ -4,7 +4,8 @@
 //! Promises: nothing is anybody's twice; what was given back comes last; what a container holds is
 //! what its record says, so that a start takes it up from the records alone.
 //!
-//! Where containers are in the node's own network, only ports are anybody's.
+//! Where the node's network says itself where containers are, or all are in the node's own, ports alone are given
+//! out here.
 //!
 //! Leaves to others: whether a program of the node has a port (`Network::check_port`), and when
 //! something is given back (`reconcile`: once nothing leads there any more and that is recorded).
@@ -110,6 +111,8 @@ enum Given {
         subnets: Subnets,
         pool6: Option<(Ipv6Net, Turns)>,
     },
+    /// By the node's network itself.
+    ByNode,
     /// Everybody has this one.
     Shared(Ipv4Addr),
 }
@@ -121,6 +124,7 @@ impl Pools {
                 subnets: Subnets::new(v4),
                 pool6: v6.map(|pool| (pool.trunc(), Turns::new(size6(pool)))),
             },
+            AddressSource::Node => Given::ByNode,
             AddressSource::Shared(address) => Given::Shared(address),
         };
         Self { given, held: HashMap::new(), ports: HostPorts::new(options.ports.clone()) }
@@ -130,8 +134,13 @@ impl Pools {
     pub fn size(&self) -> usize {
         match &self.given {
             Given::Pools { subnets, .. } => subnets.size() as usize,
-            Given::Shared(_) => usize::MAX,
+            Given::ByNode | Given::Shared(_) => usize::MAX,
         }
+    }
+
+    /// The node's network gives addresses itself.
+    pub fn given_by_node(&self) -> bool {
+        matches!(self.given, Given::ByNode)
     }
 
     /// A port as it can be had: in the node's own network it is the same on both sides.
@@ -149,13 +158,19 @@ impl Pools {
         }
     }
 
-    /// Addresses for a container that has none.
-    pub fn take(&mut self, uid: &ContainerUid, handle: &Handle, asked: Asked) -> Result<Addresses, AddressError> {
+    /// Addresses for a container that has none; `None` where they are not ours to give.
+    pub fn take(
+        &mut self,
+        uid: &ContainerUid,
+        handle: &Handle,
+        asked: Asked,
+    ) -> Result<Option<Addresses>, AddressError> {
         let (subnets, pool6) = match &mut self.given {
             Given::Pools { subnets, pool6 } => (subnets, pool6),
+            Given::ByNode => return Ok(None),
             Given::Shared(address) if asked == Asked::OfThePool => {
                 let (address, subnet) = (*address, Ipv4Net::from(*address));
-                return Ok(Addresses { address, subnet, gateway: address, ipv6: None });
+                return Ok(Some(Addresses { address, subnet, gateway: address, ipv6: None }));
             }
             Given::Shared(_) => return Err(AddressError::NodesNetwork),
         };
@@ -173,7 +188,7 @@ impl Pools {
         };
         let addresses = Addresses { address, subnet, gateway: gateway(subnet), ipv6 };
         self.held.insert(uid.clone(), Held { handle: handle.clone(), addresses: addresses.clone() });
-        Ok(addresses)
+        Ok(Some(addresses))
     }
 
     /// What a record says that its container has. Of two that say the same, who is taken up first
