@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+#[cfg(target_os = "linux")]
 pub mod garden;
 pub mod net;
 pub mod node;

@@ -153,6 +153,7 @@ pub enum LocalCommand {
     after_help = "Prints one line with `ready` and its addresses once it serves. Every option can also be given as \
                         its variable or in the file of --config: see `gardend config show`.\n\n\
                         Examples:\n  gardend serve --default-rootfs /srv/busybox\n  \
+                        gardend serve --backend host\n  \
                         gardend serve --listen 127.0.0.1:7777 --listen unix:///run/gardend/garden.sock --listen-group garden"
 )]
 pub struct ServeCommand {
