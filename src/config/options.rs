@@ -54,11 +54,6 @@ pub struct ServeArgs {
     #[schemars(with = "Option<String>")]
     listen_group: Option<GroupName>,
 
-    /// What containers are made of: `containerd`, or `host`: plain processes in folders, isolated from nothing, without
-    /// containerd and without root, for development
-    #[arg(long, env = "GARDEND_BACKEND", value_name = "BACKEND", value_enum, default_value_t = Backend::Containerd)]
-    backend: Backend,
-
     /// The certificate of `tls://` addresses, with those that lead to its authority
     #[arg(long, env = "GARDEND_TLS_CERT", value_name = "PEM")]
     tls_cert: Option<PathBuf>,
@@ -74,6 +69,11 @@ pub struct ServeArgs {
     /// File of lines `NAME TOKEN`: who sends such a token is let in at `tls://` addresses
     #[arg(long, env = "GARDEND_TOKEN_FILE", value_name = "PATH")]
     token_file: Option<PathBuf>,
+
+    /// What containers are made of: `containerd`, or `host`: plain processes in folders, isolated from nothing, without
+    /// containerd and without root, for development
+    #[arg(long, env = "GARDEND_BACKEND", value_name = "BACKEND", value_enum, default_value_t = Backend::Containerd)]
+    backend: Backend,
 
     /// What outlives a reboot: records, layers, images [default: /var/lib/gardend; with `--backend host` and without
     /// root, gardend/ in XDG_STATE_HOME]
@@ -445,6 +445,29 @@ impl ServeArgs {
     }
 }
 
+/// What the `tls://` addresses take. There is none that everybody could use.
+fn secure(
+    listen: &[Address],
+    files: [(&'static str, Option<PathBuf>); 4],
+) -> Result<Option<SecureOptions>, ConfigError> {
+    let Some(address) = listen.iter().find(|address| matches!(address, Address::Tls(_))) else {
+        let needless = files.iter().find(|(_, path)| path.is_some());
+        return needless.map_or(Ok(None), |(flag, _)| Err(ConfigError::NothingToSecure(flag)));
+    };
+    let mut paths = [const { None }; 4];
+    for (to, (flag, path)) in paths.iter_mut().zip(files) {
+        *to = path.map(|path| absolute(flag, &path)).transpose()?;
+    }
+    let [certificate, key, client_authorities, tokens] = paths;
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        return Err(ConfigError::NoCertificate(address.clone()));
+    };
+    if client_authorities.is_none() && tokens.is_none() {
+        return Err(ConfigError::LetsEverybodyIn(address.clone()));
+    }
+    Ok(Some(SecureOptions { certificate, key, client_authorities, tokens }))
+}
+
 /// Where things are kept where nobody says it.
 #[derive(Debug, PartialEq, Eq)]
 struct DefaultFolders {
@@ -470,29 +493,6 @@ impl DefaultFolders {
         let own = |folder: PathBuf| folder.join("gardend");
         Self { state: state.map(own), run: folder("XDG_RUNTIME_DIR").map(own) }
     }
-}
-
-/// What the `tls://` addresses take. There is none that everybody could use.
-fn secure(
-    listen: &[Address],
-    files: [(&'static str, Option<PathBuf>); 4],
-) -> Result<Option<SecureOptions>, ConfigError> {
-    let Some(address) = listen.iter().find(|address| matches!(address, Address::Tls(_))) else {
-        let needless = files.iter().find(|(_, path)| path.is_some());
-        return needless.map_or(Ok(None), |(flag, _)| Err(ConfigError::NothingToSecure(flag)));
-    };
-    let mut paths = [const { None }; 4];
-    for (to, (flag, path)) in paths.iter_mut().zip(files) {
-        *to = path.map(|path| absolute(flag, &path)).transpose()?;
-    }
-    let [certificate, key, client_authorities, tokens] = paths;
-    let (Some(certificate), Some(key)) = (certificate, key) else {
-        return Err(ConfigError::NoCertificate(address.clone()));
-    };
-    if client_authorities.is_none() && tokens.is_none() {
-        return Err(ConfigError::LetsEverybodyIn(address.clone()));
-    }
-    Ok(Some(SecureOptions { certificate, key, client_authorities, tokens }))
 }
 
 /// No address twice: the second could not be bound. A port that the kernel chooses is another each time.

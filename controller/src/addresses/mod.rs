@@ -4,8 +4,8 @@
 //! Promises: nothing is anybody's twice; what was given back comes last; what a container holds is
 //! what its record says, so that a start takes it up from the records alone.
 //!
-//! Where the node's network says itself where containers are, or all are in the node's own, ports alone are given
-//! out here.
+//! Where the node's network says itself where containers are, ports alone are given out here; where
+//! they are in the node's own network, only ports are anybody's.
 //!
 //! Leaves to others: whether a program of the node has a port (`Network::check_port`), and when
 //! something is given back (`reconcile`: once nothing leads there any more and that is recorded).
@@ -111,7 +111,7 @@ enum Given {
         subnets: Subnets,
         pool6: Option<(Ipv6Net, Turns)>,
     },
-    /// By the node's network itself.
+    /// The node's network says them itself.
     ByNode,
     /// Everybody has this one.
     Shared(Ipv4Addr),

@@ -12,7 +12,7 @@ fn pools_of(v4: &str, v6: Option<&str>) -> AddressSource {
 
 /// Four subnets, two ports, six addresses of IPv6.
 fn options() -> NetworkOptions {
-    NetworkOptions { addresses: pools_of("10.80.0.0/28", Some("fd00:80::/125")), ports: 61001..=61002, external: None }
+    NetworkOptions { addresses: pools_of(V4, Some("fd00:80::/125")), ports: 61001..=61002, external: None }
 }
 
 fn asked(text: &str) -> Asked {
@@ -150,7 +150,7 @@ fn in_the_node_s_own_network_everybody_is_at_one_address_and_a_port_is_the_same_
 
 #[test]
 fn without_an_ipv6_address_there_is_none_of_ipv4_either() {
-    let options = NetworkOptions { addresses: pools_of("10.80.0.0/28", Some("fd00:80::/127")), ..options() };
+    let options = NetworkOptions { addresses: pools_of(V4, Some("fd00:80::/127")), ..options() };
     let mut node = Node::new(&options);
     let error = node.take(0, "").unwrap_err();
     assert!(error.contains("no address of the pool fd00:80::/127 is free"), "{error}");
@@ -337,7 +337,7 @@ proptest! {
                 for other in &all[at + 1..] {
                     prop_assert!(one.address != other.address && one.ipv6 != other.ipv6);
                     prop_assert!(one.subnet == other.subnet || !asked::overlap(one.subnet, other.subnet));
-                    prop_assert!(one.subnet != other.subnet || !"10.80.0.0/28".parse::<Ipv4Net>().unwrap().contains(&one.subnet));
+                    prop_assert!(one.subnet != other.subnet || !V4.parse::<Ipv4Net>().unwrap().contains(&one.subnet));
                 }
             }
             let ports: Vec<u16> = told.values().flat_map(|told| told.ports.clone()).collect();
