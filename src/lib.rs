@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+mod docker_config;
 pub mod garden;
 pub mod net;
 pub mod node;

@@ -10,7 +10,6 @@
 //! first, and whatever is wrong with one, the next is asked, the registry itself last.
 
 mod challenge;
-mod docker_config;
 mod endpoint;
 mod error;
 mod request;
@@ -21,7 +20,7 @@ pub use endpoint::Mirror;
 pub(crate) use error::RegistryError;
 
 use super::manifest::{MANIFEST_TYPES, digest_of};
-use docker_config::DockerConfig;
+use crate::docker_config::DockerConfig;
 use endpoint::Endpoint;
 use gardend_controller::record::{ImageCredentials, ImageDigest};
 use request::{Clients, Question};
