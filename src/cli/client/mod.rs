@@ -9,6 +9,7 @@
 
 mod error;
 mod files;
+mod images;
 mod process;
 mod target;
 mod transport;
@@ -17,6 +18,7 @@ pub mod wire;
 pub(crate) use error::io_reason;
 pub use error::{ClientError, GardenError, GardenErrorKind};
 pub use files::{Pieces, TarStream};
+pub use images::{Image, PruneMode, PruneScope, Pull, PullNews, PullProgress, PullRequest, PulledImage};
 pub use process::{Finished, Output, Outputs, Process, ProcessInput, ProcessOutcome};
 pub use target::{Target, TargetError};
 pub(super) use transport::dial;
