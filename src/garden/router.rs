@@ -7,6 +7,7 @@ use super::Garden;
 use super::answer::Refusal;
 use super::calls::{containers, files, images, limits, metrics, network, processes, properties, server};
 use super::names::Names;
+use super::who::known;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::{Next, from_fn};
@@ -58,6 +59,8 @@ pub(super) fn router(garden: Garden) -> Router {
         .route("/gardend/v1/images/prune", post(images::prune))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        // The one that was added last is asked first.
+        .layer(from_fn(known))
         .layer(from_fn(traced))
         .with_state(garden)
 }
@@ -82,6 +85,7 @@ async fn traced(names: Result<Names, Refusal>, route: Option<MatchedPath>, reque
         method = %request.method(),
         route = route.as_ref().map_or("-", MatchedPath::as_str),
         handle = names.map(|names| names.handle).unwrap_or_default(),
+        client = tracing::field::Empty,
     );
     async {
         let started = std::time::Instant::now();
