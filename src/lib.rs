@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod garden;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod telemetry;

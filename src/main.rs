@@ -7,6 +7,7 @@
 //! unknown process would be final to them.
 
 mod serve;
+mod watching;
 
 use gardend::cli::check::{self, CheckRow, CheckStatus};
 use gardend::cli::{self, CheckArgs, Command};

@@ -4,6 +4,7 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
+use crate::watching::Watching;
 use anyhow::{Context, Result, anyhow, bail};
 use gardend::config::{self, NetworkConfig, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
@@ -21,8 +22,10 @@ use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
+use gardend_controller::observe::Observing;
 use gardend_controller::ports::Network;
 use gardend_controller::{Controller, Node, Options};
+use prometheus_client::metrics::counter::Counter;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +36,9 @@ use tokio::signal::unix::{SignalKind, signal};
 pub async fn serve(sources: Sources) -> Result<()> {
     let file = sources.file().map(Path::to_owned);
     let config = sources.validate()?;
-    telemetry::init(&config.log_filter, config.log_format)?;
+    let spans = telemetry::SpanCounts::default();
+    let collector = telemetry::collector(config.otlp_endpoint.clone());
+    let traces = telemetry::init(&config.log_filter, config.log_format, collector.as_deref(), spans.clone())?;
     if let Some(file) = file {
         tracing::info!(file = %file.display(), "options are read from a configuration file");
     }
@@ -51,6 +56,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     make_folder("--run-dir", folders.run())?;
     let access = access(&config)?;
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
+    let (watching, counted) = Watching::begin(&config, access, &spans)?;
     ids::settle(&folders, &config.id_map)?;
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
 
@@ -73,6 +79,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
         group_limit: config.places_per_shim.get(),
         id_map: config.id_map.clone(),
         settings,
+        calls: counted.calls,
         ..containerd::Options::default()
     };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
@@ -101,22 +108,24 @@ pub async fn serve(sources: Sources) -> Result<()> {
         .with_groups(groups.clone());
     let together = groups;
     let node = Node {
-        sandboxes,
+        sandboxes: sandboxes.clone(),
         rootfs: Arc::new(rootfs),
         images: Arc::new(images),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
-        network: network(config.network.as_ref(), &folders)?,
+        network: network(config.network.as_ref(), &folders, counted.table_restores)?,
         metrics: Arc::new(resources),
     };
-    let controller = Controller::start(options(&config, &folders)?, ledger, node, &boot_id()?).await?;
+    let options = Options { observing: Observing::by(counted.events), ..options(&config, &folders)? };
+    let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
+    watching.started(controller.clone(), sandboxes);
 
     let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
     announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
-    let garden = Garden::new(controller.clone(), machine);
+    let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);
     let told_to_stop = async {
         // Both are cancel-safe: a signal that came is kept until it is received.
         tokio::select! {
@@ -126,6 +135,10 @@ pub async fn serve(sources: Sources) -> Result<()> {
     };
     garden::serve(listeners, garden, told_to_stop).await;
     controller.shutdown().await;
+    drop(watching);
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     // A managed containerd is left running: it is what the containers' shims report to.
     drop(managed);
     Ok(())
@@ -205,9 +218,9 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
     bail!("this node cannot serve: {}", failures.join("; "))
 }
 
-fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
+fn network(config: Option<&NetworkConfig>, folders: &Folders, restores: Counter) -> Result<Arc<dyn Network>> {
     let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
-    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu };
+    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu, restores };
     Ok(Arc::new(NetworkNode::open(folders.clone(), options).context("cannot prepare containers' networks")?))
 }
 

@@ -174,6 +174,15 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
+    /// Where to serve /metrics, /livez and /readyz, to whoever can reach it: figures without names [default: nowhere]
+    #[arg(long, env = "GARDEND_METRICS_LISTEN", value_name = "ADDR:PORT|unix:///PATH", value_parser = Address::open_to_others)]
+    #[schemars(with = "Option<String>")]
+    metrics_listen: Option<Address>,
+
+    /// Collector that traces go to by OTLP over gRPC, such as http://127.0.0.1:4317 [default: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere]
+    #[arg(long, env = "GARDEND_OTLP_ENDPOINT", value_name = "URL", value_parser = parse_collector)]
+    otlp_endpoint: Option<String>,
+
     #[command(flatten)]
     #[schemars(flatten)]
     network: NetworkArgs,
@@ -234,6 +243,10 @@ pub struct ServeConfig {
     pub log_filter: LogFilter,
     /// How.
     pub log_format: LogFormat,
+    /// Where those who watch are served; `None`: nowhere.
+    pub metrics_listen: Option<Address>,
+    /// Where traces go; `None`: where OpenTelemetry's variables say.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Whose containerd.
@@ -289,6 +302,9 @@ pub enum ConfigError {
     /// One address given twice.
     #[error("--listen names {0} twice; once is enough")]
     SameAddress(Address),
+    /// Garden's clients and those who watch would meet.
+    #[error("--listen and --metrics-listen are both {0}; each needs an address of its own")]
+    SharedAddress(Address),
     /// A program for a containerd that is not ours to start.
     #[error(
         "--containerd-binary is what `--containerd managed` starts, and --containerd names the socket '{}'; leave one out",
@@ -327,6 +343,9 @@ impl ServeArgs {
             Runtime::Path(path) => Runtime::Path(absolute("--runtime", &path)?),
             named => named,
         };
+        if let Some(metrics) = self.metrics_listen.as_ref().filter(|metrics| self.listen.contains(metrics)) {
+            return Err(ConfigError::SharedAddress(metrics.clone()));
+        }
         Ok(ServeConfig {
             listen: distinct(self.listen)?,
             listen_mode: self.listen_mode,
@@ -366,6 +385,8 @@ impl ServeArgs {
             additional_hosts: self.additional_host,
             log_filter: self.log_level,
             log_format: self.log_format,
+            metrics_listen: self.metrics_listen,
+            otlp_endpoint: self.otlp_endpoint,
         })
     }
 }
@@ -410,6 +431,14 @@ fn parse_runtime(text: &str) -> Result<Runtime, String> {
         "crun" => Ok(Runtime::Crun),
         path if path.contains('/') => Ok(Runtime::Path(path.into())),
         _ => Err("neither `runc`, `crun` nor the path of a runtime".to_owned()),
+    }
+}
+
+fn parse_collector(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|_| "not a URL, such as http://127.0.0.1:4317".to_owned())?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http" | "https"), Some(_)) => Ok(text.to_owned()),
+        _ => Err("not the URL of a collector, such as http://127.0.0.1:4317".to_owned()),
     }
 }
 
@@ -468,6 +497,7 @@ mod tests {
         assert_eq!(config.default_grace_time, None);
         assert_eq!(config.detach_grace, Duration::from_secs(60));
         assert_eq!(config.spool_size, Bytes(16 << 20));
+        assert_eq!((config.metrics_listen, config.otlp_endpoint), (None, None));
         assert_eq!(config.registries, RegistryOptions::default());
         assert_eq!((config.image_max_age, config.image_max_bytes), (Some(Duration::from_secs(7 * 86_400)), None));
     }
@@ -549,6 +579,9 @@ mod tests {
             (["--listen", "unix://run/x"], "begin with /"),
             (["--runtime", "podman"], "neither `runc`"),
             (["--places-per-shim", "0"], "1..=1000"),
+            (["--metrics-listen", "9090"], "an address and a port"),
+            (["--metrics-listen", "127.0.0.1:7777"], "an address of its own"),
+            (["--otlp-endpoint", "127.0.0.1:4317"], "such as http://"),
             (["--id-map", "0:0:65536"], "the host's root"),
             (["--registry-mirror", "docker.io"], "say docker.io=https://mirror.example"),
             (["--insecure-registry", "https://x"], "not a registry's host"),

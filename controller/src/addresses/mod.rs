@@ -114,6 +114,12 @@ impl Pools {
         self.subnets.size() as usize
     }
 
+    /// Containers that have addresses of the pool, and ports that lead to containers.
+    pub fn taken(&self) -> (usize, usize) {
+        let of_pool = self.held.values().filter(|held| self.subnets.is_of_pool(held.addresses.subnet));
+        (of_pool.count(), self.ports.taken())
+    }
+
     /// Addresses for a container that has none.
     pub fn take(&mut self, uid: &ContainerUid, handle: &Handle, asked: Asked) -> Result<Addresses, AddressError> {
         let (address, subnet) = self.subnets.take(asked, &self.held)?;

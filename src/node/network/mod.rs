@@ -32,6 +32,7 @@ use gardend_controller::record::{ContainerUid, RuleOut, SandboxId};
 use ipnet::{IpNet, Ipv4Net};
 use names::Names;
 use netlink::Connection;
+use prometheus_client::metrics::counter::Counter;
 pub use resolver::Resolver;
 use routing::Priority;
 pub use routing::Uplink;
@@ -57,6 +58,8 @@ pub struct Options {
     pub pools: Vec<IpNet>,
     /// What links carry at once, in bytes; `None`: what the node's way out does.
     pub mtu: Option<u32>,
+    /// How often the table was put back.
+    pub restores: Counter,
 }
 
 /// See the module.
@@ -378,6 +381,7 @@ impl State {
         if found.as_ref().is_none_or(|found| Some(found.base) != self.base) {
             if self.base.is_some() {
                 tracing::warn!(table = self.names.table(), "somebody changed the table of nftables; it is put back");
+                self.options.restores.inc();
             }
             ruleset::install(&self.names, &self.options.policy)?;
             found = self.table.read().map_err(&reading)?;
