@@ -36,6 +36,8 @@ if [ "$purpose" = test ]; then
   need unshare util-linux
   need nsenter util-linux
   need jq jq
+  need iptables iptables # what plugins of CNI use
+  [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
   need git git
   # What this machine's kernel may lack is tested on another, which runs as a program (scripts/test-v2.sh).
   if [ "$(uname -m)" = x86_64 ]; then

@@ -4,10 +4,13 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
-use crate::watching::Watching;
+mod host;
+
+use crate::watching::{Counted, Watching};
 use anyhow::{Context, Result, anyhow, bail};
-use gardend::config::{self, NetworkConfig, ServeConfig, Sources};
+use gardend::config::{self, Backend, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
+use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
@@ -16,6 +19,7 @@ use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::ids;
 use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
+use gardend::node::network::cni::{self, CniNode};
 use gardend::node::network::none::NoNetwork;
 use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
@@ -24,7 +28,7 @@ use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::observe::Observing;
 use gardend_controller::ports::Network;
-use gardend_controller::{Controller, Node, Options};
+use gardend_controller::{Controller, NetworkOptions, Node, Options};
 use prometheus_client::metrics::counter::Counter;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -42,27 +46,85 @@ pub async fn serve(sources: Sources) -> Result<()> {
     if let Some(file) = file {
         tracing::info!(file = %file.display(), "options are read from a configuration file");
     }
-    require_root()?;
+    let settings = match config.backend {
+        Backend::Containerd => {
+            require_root()?;
+            Some(settings(&config)?)
+        }
+        Backend::Host => None,
+    };
     process::raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let settings = settings(&config)?;
-    for fault in settings.faults() {
-        tracing::warn!("{fault}");
-    }
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
+    host::refuse_others_state(&folders, config.backend)?;
     let access = access(&config)?;
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
     let (watching, counted) = Watching::begin(&config, access, &spans)?;
-    ids::settle(&folders, &config.id_map)?;
+    let secure = config.secure.clone().map(Secure::new).transpose().context("cannot secure tls:// addresses")?;
+    if settings.is_some() {
+        ids::settle(&folders, &config.id_map)?;
+    }
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
+    let Parts { node, options, machine, managed, containerd } = match settings {
+        Some(settings) => on_containerd(&config, &folders, settings, &counted).await?,
+        None => host::on_host(&config, &folders)?,
+    };
+    let options = Options { observing: Observing::by(counted.events), ..options };
+    let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
+    watching.started(controller.clone(), containerd);
 
+    let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
+    announce(listeners.iter().map(Listener::address));
+    let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);
+    let garden = match secure {
+        Some(secure) => garden.with_secure(secure),
+        None => garden,
+    };
+    let told_to_stop = async {
+        // Both are cancel-safe: a signal that came is kept until it is received.
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping; containers go on"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
+        }
+    };
+    garden::serve(listeners, garden, told_to_stop).await;
+    controller.shutdown().await;
+    drop(watching);
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
+    // A managed containerd is left running: it is what the containers' shims report to.
+    drop(managed);
+    Ok(())
+}
+
+/// What a backend brings along.
+struct Parts {
+    node: Node,
+    options: Options,
+    machine: Machine,
+    managed: Option<Managed>,
+    /// Where there is one to watch over.
+    containerd: Option<Arc<Containerd>>,
+}
+
+/// The backend `containerd`.
+async fn on_containerd(
+    config: &ServeConfig,
+    folders: &Folders,
+    settings: containerd::Settings,
+    counted: &Counted,
+) -> Result<Parts> {
+    for fault in settings.faults() {
+        tracing::warn!("{fault}");
+    }
     let managed = match &config.containerd {
         config::Containerd::Managed { binary } => {
-            Some(Managed::start(&containerd_program(binary.as_deref()), &folders).await?)
+            Some(Managed::start(&containerd_program(binary.as_deref()), folders).await?)
         }
         config::Containerd::Socket(_) => None,
     };
@@ -71,22 +133,22 @@ pub async fn serve(sources: Sources) -> Result<()> {
         (None, config::Containerd::Socket(socket)) => socket.clone(),
         (None, config::Containerd::Managed { .. }) => bail!("no containerd to use"),
     };
-    let runtime = runtime(&config)?;
-    refuse_unfit_node(&check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await)?;
+    let runtime = runtime(config)?;
+    refuse_unfit_node(&check::run(&subject(config, folders, Some(socket.clone()), runtime.clone())).await)?;
 
     let containerd_options = containerd::Options {
         runtime,
         group_limit: config.places_per_shim.get(),
         id_map: config.id_map.clone(),
         settings,
-        calls: counted.calls,
+        calls: counted.calls.clone(),
         ..containerd::Options::default()
     };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
-        resolver: resolver(&config),
+        resolver: resolver(config, folders),
         privileged_mode: config.privileged_mode,
         ..mount::Options::default()
     };
@@ -115,38 +177,20 @@ pub async fn serve(sources: Sources) -> Result<()> {
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
-        network: network(config.network.as_ref(), &folders, counted.table_restores)?,
+        network: network(config.network.as_ref(), folders, counted.table_restores.clone())?,
         metrics: Arc::new(resources),
     };
-    let options = Options { observing: Observing::by(counted.events), ..options(&config, &folders)? };
-    let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
-    watching.started(controller.clone(), sandboxes);
-
-    let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
-    announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
-    let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);
-    let told_to_stop = async {
-        // Both are cancel-safe: a signal that came is kept until it is received.
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping; containers go on"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
-        }
-    };
-    garden::serve(listeners, garden, told_to_stop).await;
-    controller.shutdown().await;
-    drop(watching);
-    if let Some(traces) = traces {
-        traces.finish().await;
-    }
-    // A managed containerd is left running: it is what the containers' shims report to.
-    drop(managed);
-    Ok(())
+    let network = config.network.as_ref().map(network_options).transpose()?;
+    Ok(Parts { node, options: options(config, folders, network), machine, managed, containerd: Some(sandboxes) })
 }
 
 /// What a node must have, looked at with the options of `serve`.
 pub async fn check(config: ServeConfig) -> Result<Report> {
     let folders = Folders::new(&config.state_dir, &config.run_dir);
+    if config.backend == Backend::Host {
+        return Ok(check::run_on_host(&folders).await);
+    }
     let runtime = runtime(&config)?;
     Ok(check::run(&subject(&config, &folders, None, runtime)).await)
 }
@@ -158,14 +202,21 @@ fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, run
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };
-    let network = config.network.as_ref().map(policy);
+    let network = config.network.as_ref().map(|network| match &network.means {
+        NetworkMeans::Builtin { .. } => check::NetworkSubject::Builtin(policy(network)),
+        NetworkMeans::Cni(cni) => check::NetworkSubject::Cni(plugins(network, cni)),
+    });
     Subject { folders: folders.clone(), containerd, socket, runtime, network }
 }
 
 fn require_root() -> Result<()> {
     let uid = rustix::process::geteuid();
     if !uid.is_root() {
-        bail!("gardend serve runs as uid {}; it makes namespaces and mounts, so run it as root", uid.as_raw());
+        bail!(
+            "gardend serve runs as uid {}; it makes namespaces and mounts, so run it as root, or with --backend host \
+             for containers that are isolated from nothing",
+            uid.as_raw()
+        );
     }
     Ok(())
 }
@@ -220,8 +271,32 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
 
 fn network(config: Option<&NetworkConfig>, folders: &Folders, restores: Counter) -> Result<Arc<dyn Network>> {
     let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
-    let options = network::Options { policy: policy(config), pools: config.pools(), mtu: config.mtu, restores };
-    Ok(Arc::new(NetworkNode::open(folders.clone(), options).context("cannot prepare containers' networks")?))
+    let what = "cannot prepare containers' networks";
+    Ok(match &config.means {
+        NetworkMeans::Builtin { pool, pool6, mtu } => {
+            let pools = std::iter::once((*pool).into()).chain(pool6.map(Into::into)).collect();
+            let options = network::Options { policy: policy(config), pools, mtu: *mtu, restores };
+            Arc::new(NetworkNode::open(folders.clone(), options).context(what)?)
+        }
+        NetworkMeans::Cni(cni) => {
+            let options = cni::Options { restores, ..plugins(config, cni) };
+            Arc::new(CniNode::open(folders.clone(), options).context(what)?)
+        }
+    })
+}
+
+fn plugins(config: &NetworkConfig, cni: &CniConfig) -> cni::Options {
+    cni::Options {
+        conf_dir: cni.conf_dir.clone(),
+        bin_dirs: cni.bin_dirs.clone(),
+        network: cni.network.clone(),
+        collects: cni.collects,
+        policy: policy(config),
+        dns_servers: config.dns_servers.clone(),
+        deadline: cni::Options::DEADLINE,
+        undo_deadline: cni::Options::UNDO_DEADLINE,
+        restores: Counter::default(),
+    }
 }
 
 fn policy(config: &NetworkConfig) -> Policy {
@@ -232,24 +307,24 @@ fn policy(config: &NetworkConfig) -> Policy {
     }
 }
 
-fn resolver(config: &ServeConfig) -> Resolver {
+fn resolver(config: &ServeConfig, folders: &Folders) -> Resolver {
     let hosts = config.additional_hosts.iter().map(|host| (host.name.clone(), host.address)).collect();
     let (servers, deny_by_default) = match &config.network {
         Some(network) => (network.dns_servers.clone(), network.deny_by_default),
         None => (Vec::new(), false),
     };
-    Resolver { servers, deny_by_default, hosts }
+    let by_plugins = config.network.as_ref().is_some_and(|network| matches!(network.means, NetworkMeans::Cni(_)));
+    let plugins = by_plugins.then(|| folders.clone());
+    Resolver { servers, deny_by_default, hosts, plugins }
 }
 
-fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
-    let network = match &config.network {
-        Some(network) => {
-            let own = network::uplink().context("cannot look for the node's way out")?.address;
-            Some(network.options(own.map(Into::into)))
-        }
-        None => None,
-    };
-    Ok(Options {
+fn network_options(config: &NetworkConfig) -> Result<NetworkOptions> {
+    let own = network::uplink().context("cannot look for the node's way out")?.address;
+    Ok(config.options(own.map(Into::into)))
+}
+
+fn options(config: &ServeConfig, folders: &Folders, network: Option<NetworkOptions>) -> Options {
+    Options {
         max_containers: config.max_containers.get(),
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
@@ -258,7 +333,7 @@ fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
         network,
         create_deadline: config.request_timeout,
         ..Options::default()
-    })
+    }
 }
 
 fn boot_id() -> Result<String> {

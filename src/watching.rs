@@ -71,7 +71,7 @@ impl Watching {
     }
 
     /// gardend has started.
-    pub fn started(&self, controller: Controller, containerd: Arc<Containerd>) {
+    pub fn started(&self, controller: Controller, containerd: Option<Arc<Containerd>>) {
         self.watched.started(Node { controller, containerd, images: Mutex::default() });
     }
 }
@@ -87,7 +87,8 @@ impl Drop for Watching {
 /// What is watched over.
 struct Node {
     controller: Controller,
-    containerd: Arc<Containerd>,
+    /// Not there with containers that are plain processes.
+    containerd: Option<Arc<Containerd>>,
     /// When they were last looked at, how many they are and what they take.
     images: Mutex<Option<(Instant, usize, u64)>>,
 }
@@ -95,8 +96,9 @@ struct Node {
 #[async_trait]
 impl Checks for Node {
     async fn check(&self) -> Vec<Health> {
-        let (mut all, containerd) = tokio::join!(self.controller.health(), self.containerd());
-        all.insert(1, Health { name: "containerd", result: containerd });
+        let Some(containerd) = &self.containerd else { return self.controller.health().await };
+        let (mut all, answers) = tokio::join!(self.controller.health(), answers(containerd));
+        all.insert(1, Health { name: "containerd", result: answers });
         all
     }
 }
@@ -108,18 +110,14 @@ impl Subject for Node {
     }
 
     async fn extra(&self) -> Extra {
-        Extra { shims: self.containerd.shims(), images: self.images().await }
+        Extra {
+            shims: self.containerd.as_ref().map_or(0, |containerd| containerd.shims()),
+            images: self.images().await,
+        }
     }
 }
 
 impl Node {
-    async fn containerd(&self) -> Result<(), String> {
-        match timeout(PATIENCE, self.containerd.connection().version()).await {
-            Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
-            Err(_) => Err(format!("containerd did not answer within {} s", PATIENCE.as_secs())),
-        }
-    }
-
     /// Looked at now and then: containerd is asked about each of them.
     async fn images(&self) -> Option<(usize, u64)> {
         let known = *self.images.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,5 +131,12 @@ impl Node {
         let (number, bytes) = (found.len(), found.iter().map(|image| image.bytes).sum());
         *self.images.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), number, bytes));
         Some((number, bytes))
+    }
+}
+
+async fn answers(containerd: &Containerd) -> Result<(), String> {
+    match timeout(PATIENCE, containerd.connection().version()).await {
+        Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("containerd did not answer within {} s", PATIENCE.as_secs())),
     }
 }

@@ -135,8 +135,7 @@ async fn every_call_on_an_unknown_container_says_so() {
 }
 
 fn with_networks() -> Options {
-    let pool = "10.80.0.0/16".parse().unwrap();
-    let network = NetworkOptions { pool, external: Some([192, 0, 2, 1].into()), ..NetworkOptions::default() };
+    let network = NetworkOptions { external: Some([192, 0, 2, 1].into()), ..NetworkOptions::default() };
     Options { network: Some(network), ..Options::default() }
 }
 

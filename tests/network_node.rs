@@ -1,108 +1,23 @@
 //! The network adapter against the kernel: each test in a network namespace of its own, with a fake
 //! outside behind a link, and processes that sleep in namespaces in place of containers.
 
+mod network_support;
+
 use gardend::node::network::{NetworkNode, Options, Policy};
 use gardend::node::place::{Folders, InitProcess};
 use gardend_controller::ports::{Network, NetworkWanted};
 use gardend_controller::record::{
     Addresses, ContainerUid, Handle, IcmpMatch, PortIn, RuleOut, RuleProtocol, SandboxId,
 };
+use network_support::{
+    ELSEWHERE, LONG, NODE, Namespace, OUTSIDE, OUTSIDE6, SHORT, alone, answer, dial, ip, no_way, outside, said, serve,
+    tcp,
+};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
-const NODE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-/// How long is waited for what shall come: the kernel asks for a neighbour again after a second.
-const LONG: Duration = Duration::from_secs(5);
-/// How long is waited for what shall not come.
-const SHORT: Duration = Duration::from_millis(300);
-
-/// Runs a test once more, in a namespace of its own; whether this is that run.
-fn alone(test: &str) -> bool {
-    if std::env::var_os("GARDEND_TEST_ALONE").is_some() {
-        return true;
-    }
-    let status = Command::new("unshare")
-        .arg("--net")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env("GARDEND_TEST_ALONE", "1")
-        .status()
-        .unwrap();
-    assert!(status.success(), "in a namespace of its own it failed");
-    false
-}
-
-fn ip(words: &str) {
-    let output = Command::new("ip").args(words.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn said(program: &str, words: &str) -> String {
-    let output = Command::new(program).args(words.split(' ')).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// A network namespace with nothing in it but a process that sleeps.
-struct Namespace(Child);
-
-impl Namespace {
-    fn new() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
-        let namespace = Self(child);
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while std::fs::read_link(format!("/proc/{}/ns/net", namespace.pid())).is_ok_and(|link| link == own) {
-            assert!(Instant::now() < deadline, "unshare does not come to its work");
-            std::thread::yield_now();
-        }
-        namespace.ip("link set lo up");
-        namespace
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    fn ip(&self, words: &str) {
-        let output = Command::new("nsenter")
-            .args(["--net", "--target", &self.pid().to_string(), "ip"])
-            .args(words.split(' '))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn said(&self, words: &str) -> String {
-        said("nsenter", &format!("--net --target {} {words}", self.pid()))
-    }
-
-    /// Does something as a process there would.
-    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
-        std::thread::scope(|scope| {
-            let within = move || {
-                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-                rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
-                work()
-            };
-            scope.spawn(within).join().unwrap()
-        })
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
 
 struct World {
     outside: Namespace,
@@ -113,23 +28,7 @@ struct World {
 
 impl World {
     async fn new(policy: Policy) -> Self {
-        ip("link set lo up");
-        // One of an earlier world goes with its outside, some time.
-        let _ = Command::new("ip").args(["link", "del", "up0"]).stderr(Stdio::null()).status();
-        let outside = Namespace::new();
-        ip(&format!("link add up0 type veth peer name out0 netns {}", outside.pid()));
-        for (words, there) in [
-            ("addr add 198.51.100.1/24 dev up0", "addr add 198.51.100.2/24 dev out0"),
-            ("link set up0 mtu 1400 up", "link set out0 up"),
-            ("-6 addr add 2001:db8:1::1/64 dev up0 nodad", "-6 addr add 2001:db8:1::2/64 dev out0 nodad"),
-            ("route add default via 198.51.100.2", "addr add 203.0.113.1/32 dev lo"),
-            ("-6 route add default via 2001:db8:1::2", "addr add 203.0.113.2/32 dev lo"),
-        ] {
-            ip(words);
-            outside.ip(words_for(there));
-        }
-        outside.ip("-6 addr add 2001:db8:2::1/128 dev lo nodad");
-        // Nobody out there knows the way to a container: what is not translated gets no answer.
+        let outside = outside();
         let folder = tempfile::tempdir().unwrap();
         for name in ["state", "run/places"] {
             std::fs::create_dir_all(folder.path().join(name)).unwrap();
@@ -184,55 +83,10 @@ impl World {
         (namespace, wanted)
     }
 
-    /// Answers one connection outside with the address that it comes from.
+    /// Answers connections outside with the address that they come from.
     fn tcp(&self, address: impl Into<IpAddr>, port: u16) {
-        let address = SocketAddr::new(address.into(), port);
-        let listener = self.outside.run(|| TcpListener::bind(address).unwrap());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let peer = stream.peer_addr().unwrap().ip().to_string();
-                // Whoever asked may have gone.
-                let _ = stream.write_all(peer.as_bytes());
-            }
-        });
+        tcp(&self.outside, address, port);
     }
-}
-
-fn words_for(words: &str) -> &str {
-    words
-}
-
-/// What a server says to whoever connects.
-fn dial(from: &Namespace, address: impl Into<IpAddr>, port: u16) -> String {
-    let address = SocketAddr::new(address.into(), port);
-    from.run(|| answer(address, LONG)).unwrap()
-}
-
-/// Nobody answers.
-fn no_way(from: &Namespace, address: impl Into<IpAddr>, port: u16) {
-    let address = SocketAddr::new(address.into(), port);
-    from.run(|| answer(address, SHORT)).unwrap_err();
-}
-
-fn answer(address: SocketAddr, patience: Duration) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// A server in a container that says its name.
-fn serve(namespace: &Namespace, address: impl Into<IpAddr>, port: u16, name: &'static str) {
-    let address = SocketAddr::new(address.into(), port);
-    let listener = namespace.run(|| TcpListener::bind(address).unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            // Whoever asked may have gone.
-            let _ = stream.unwrap().write_all(name.as_bytes());
-        }
-    });
 }
 
 fn allow(protocol: RuleProtocol, network: Option<IpAddr>, ports: &[(u16, u16)]) -> RuleOut {

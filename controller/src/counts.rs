@@ -1,6 +1,7 @@
 //! How much there is of everything at one moment, and whether the controller is well: for whoever
 //! watches over it. Read from memory; the checks ask what they check, each within a deadline.
 
+use crate::addresses::Pools;
 use crate::record::{Phase, SandboxKind};
 use crate::service::Controller;
 use crate::state::{Role, State};
@@ -107,10 +108,7 @@ impl Controller {
                 .map(|kind| (kind, places(&state, kind)))
                 .to_vec(),
             pool_target: self.shared.options.pool_size,
-            addresses: state.pools.as_ref().map(|pools| {
-                let (used, ports) = pools.taken();
-                AddressCounts { used, total: pools.size(), ports }
-            }),
+            addresses: state.pools.as_ref().map(Pools::counts),
             queue,
         }
     }

@@ -45,7 +45,7 @@ mod state;
 mod sweeper;
 mod timers;
 
-pub use addresses::AddressError;
+pub use addresses::{AddressError, Asked};
 pub use attachment::{Attachment, Output};
 pub use counts::{AddressCounts, Counts, Health, PlaceCounts, QueueCounts};
 pub use error::Error;
@@ -54,7 +54,7 @@ pub use ledger::{Ledger, LedgerError};
 pub use measure::Figures;
 pub use network::{MAX_PORTS_IN, MAX_RULES_OUT};
 pub use oom::OUT_OF_MEMORY;
-pub use options::{NetworkOptions, Node, Options};
+pub use options::{AddressSource, NetworkOptions, Node, Options};
 pub use processes::{MAX_ENDED, MAX_SEEN};
 pub use service::{Controller, Info, MAX_PROPERTY_BYTES, MESSAGE_PROPERTY, Outcome};
 pub use start::StartError;

@@ -73,14 +73,28 @@ impl Default for Options {
 /// What containers' addresses and ports are taken from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkOptions {
-    /// A container that asks for no network gets a /30 of this one.
-    pub pool: Ipv4Net,
-    /// Each container gets an address of this one too.
-    pub pool6: Option<Ipv6Net>,
+    /// Who says where containers are.
+    pub addresses: AddressSource,
     /// Ports of the node for those who ask for any.
     pub ports: RangeInclusive<u16>,
     /// Where the node's ports are reached from outside; told to clients.
     pub external: Option<IpAddr>,
+}
+
+/// Who says where containers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressSource {
+    /// The controller, with their admission: each is at addresses of its own.
+    Pools {
+        /// A container that asks for no network gets a /30 of this one.
+        v4: Ipv4Net,
+        /// Each container gets an address of this one too.
+        v6: Option<Ipv6Net>,
+    },
+    /// The node's network itself, by [`Network::attach`](crate::ports::Network::attach).
+    Node,
+    /// All in the node's own network, at this address of it: a port of a container's is the node's.
+    Shared(Ipv4Addr),
 }
 
 impl NetworkOptions {
@@ -93,7 +107,7 @@ impl NetworkOptions {
 impl Default for NetworkOptions {
     fn default() -> Self {
         let pool = Ipv4Net::new_assert(Ipv4Addr::new(10, 80, 0, 0), 16);
-        Self { pool, pool6: None, ports: Self::PORTS, external: None }
+        Self { addresses: AddressSource::Pools { v4: pool, v6: None }, ports: Self::PORTS, external: None }
     }
 }
 

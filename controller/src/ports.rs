@@ -4,6 +4,7 @@
 //! error what was attempted on what. The fakes under [`crate::fake`] and the real adapters pass
 //! the same contract tests.
 
+use crate::addresses::Asked;
 use crate::record::{
     Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, ImageCredentials, ImageDigest, ImageReference, Limits,
     PortIn, ProcessSpec, ProcessUid, ResolvedImage, RootfsSource, RuleOut, SandboxId, SandboxKind, WindowSize,
@@ -488,6 +489,25 @@ pub struct NetworkWanted {
     pub bandwidth_burst: u64,
 }
 
+/// A place that is to be given a link and addresses by the node's network itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachWanted {
+    /// Whose.
+    pub container: ContainerUid,
+    /// By what name.
+    pub handle: Handle,
+    /// Which.
+    pub sandbox: SandboxId,
+    /// What its client asks for.
+    pub asked: Asked,
+    /// What leads to it from the beginning.
+    pub ports_in: Vec<PortIn>,
+    /// Bytes a second, each way; 0: no limit.
+    pub bandwidth_rate: u64,
+    /// Bytes that may go at once; 0: as many as suit the rate.
+    pub bandwidth_burst: u64,
+}
+
 /// A question that is answered with what is wanted at the moment when it is asked: a look into the
 /// controller's memory, without I/O.
 pub type WantedNow<'a, T> = &'a (dyn Fn() -> T + Send + Sync);
@@ -507,6 +527,25 @@ pub trait Network: Send + Sync {
     /// Refuses a port of the node's that a program on the node listens on (`Invalid`).
     async fn check_port(&self, host_port: u16) -> Result<(), NodeError>;
 
+    /// Gives a place its link and addresses, where the node's network says itself what they are
+    /// ([`AddressSource::Node`](crate::AddressSource::Node)); asked before [`Network::ensure`], which
+    /// wants to know them. Idempotent: what a place was given it keeps. What its container had in
+    /// another place is taken away before. `found` is told before anybody else has a turn with this
+    /// container: a write to the controller's memory, without I/O.
+    ///
+    /// # Errors
+    /// `NotFound` where it is not wanted any more. Whatever was begun is undone, or by the next
+    /// [`Network::release`], [`Network::restore`] or the next call of this. By default `Invalid`.
+    async fn attach(
+        &self,
+        wanted: WantedNow<'_, Option<AttachWanted>>,
+        _found: &(dyn Fn(Addresses) + Send + Sync),
+    ) -> Result<Addresses, NodeError> {
+        let asked = wanted().map_or_else(String::new, |wanted| format!("of container '{}' ", wanted.handle));
+        let message = format!("the address {asked}is not this network's to give");
+        Err(NodeError::new(NodeErrorKind::Invalid, message))
+    }
+
     /// Makes one container's network what it shall be, from whatever it is: link, addresses,
     /// routes, ports in, rules out, bandwidth. Idempotent. On return all of it is in force.
     ///
@@ -523,7 +562,8 @@ pub trait Network: Send + Sync {
     /// Makes the whole node's network that of these containers and of no others: at the start,
     /// and at each look of the sweeper. What is as it shall be stays undisturbed, connections
     /// included; what others changed or removed is put back; what nobody wants is removed. One
-    /// whose place is gone is left to [`Network::ensure`].
+    /// whose place is gone is left to [`Network::ensure`]; and what [`Network::attach`] gave and is gone
+    /// comes with the container's next place.
     ///
     /// The answer names every container that is wanted and whose place is made, those too whose
     /// first `ensure` is still to come.

@@ -5,6 +5,7 @@
 //! be, and the loop does the rest. A create that was not answered is unwanted. After a reboot
 //! nothing runs: places are dropped, processes are lost, and what is wanted is made again.
 
+use crate::addresses::Pools;
 use crate::grace;
 use crate::ledger::{Change, Contents, Durable, Ledger, LedgerError};
 use crate::options::{Node, Options};
@@ -153,7 +154,9 @@ fn take_in(state: &mut State, record: ContainerRecord, now: Instant) {
     }
     let handle = record.handle.as_str().to_owned();
     let wanted = record.answered && record.desired == Desired::Present;
-    container.networked = state.pools.is_some() && record.addresses.is_some();
+    // One that was answered has its addresses recorded, whoever gave them.
+    let has_network = |pools: &Pools| record.addresses.is_some() || (pools.given_by_node() && !record.answered);
+    container.networked = state.pools.as_ref().is_some_and(has_network);
     container.unwanted = !record.answered;
     // Nobody was told of one that was not answered: its client asks again, with the same handle.
     container.freed = record.status.phase == Phase::Gone || !record.answered;

@@ -162,14 +162,14 @@ impl State {
             return Err(Error::LimitReached { limit });
         }
         record.addresses = match &mut self.pools {
-            Some(pools) => Some(pools.take(&record.uid, &record.handle, network)?),
+            Some(pools) => pools.take(&record.uid, &record.handle, network)?,
             None if network == Asked::OfThePool => None,
             None => return Err(AddressError::NoNetwork.into()),
         };
         self.handles.insert(record.handle.as_str().to_owned(), record.uid.clone());
         self.add_kind(SandboxKind::of(&record.spec));
         let mut container = Container::new(record, now);
-        container.networked = container.record.addresses.is_some();
+        container.networked = self.pools.is_some();
         self.containers.insert(container.record.uid.clone(), container);
         Ok(())
     }

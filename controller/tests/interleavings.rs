@@ -7,7 +7,7 @@ use common::{Machine, handles, named, request, sleep};
 use gardend_controller::fake::{Call, Fault};
 use gardend_controller::ports::NodeErrorKind;
 use gardend_controller::record::{ContainerSpec, CreateRequest, PortIn, PortInAsked, RuleOut, RuleProtocol, StopMode};
-use gardend_controller::{Controller, Error, NetworkOptions, Options};
+use gardend_controller::{AddressSource, Controller, Error, NetworkOptions, Options};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -20,7 +20,8 @@ const PORTS: usize = 3;
 
 /// As many subnets as there may be containers, so that one that is lost is missed.
 fn network() -> NetworkOptions {
-    NetworkOptions { pool: "10.80.0.0/28".parse().unwrap(), ports: 61001..=61003, ..NetworkOptions::default() }
+    let addresses = AddressSource::Pools { v4: "10.80.0.0/28".parse().unwrap(), v6: None };
+    NetworkOptions { addresses, ports: 61001..=61003, ..NetworkOptions::default() }
 }
 
 fn asked(host_port: u16) -> PortInAsked {

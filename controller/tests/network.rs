@@ -8,13 +8,17 @@ use gardend_controller::ports::{NetworkWanted, NodeErrorKind};
 use gardend_controller::record::{
     ContainerSpec, CreateRequest, Desired, Limits, PortIn, PortInAsked, RuleOut, RuleProtocol,
 };
-use gardend_controller::{Controller, Error, MAX_PORTS_IN, MAX_RULES_OUT, NetworkOptions, Options};
+use gardend_controller::{AddressSource, Controller, Error, MAX_PORTS_IN, MAX_RULES_OUT, NetworkOptions, Options};
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 fn machine() -> Machine {
     machine_of(NetworkOptions::default())
+}
+
+fn pools_of(v4: &str, v6: Option<&str>) -> AddressSource {
+    AddressSource::Pools { v4: v4.parse().unwrap(), v6: v6.map(|v6| v6.parse().unwrap()) }
 }
 
 fn machine_of(network: NetworkOptions) -> Machine {
@@ -46,7 +50,7 @@ fn address(controller: &Controller, handle: &str) -> String {
 #[test]
 fn a_container_has_its_network_before_its_create_is_answered() {
     let options = NetworkOptions {
-        pool6: Some("fd00::/64".parse().unwrap()),
+        addresses: pools_of("10.80.0.0/16", Some("fd00::/64")),
         external: Some("192.0.2.1".parse().unwrap()),
         ..NetworkOptions::default()
     };
@@ -159,7 +163,7 @@ fn many_creates_at_once_get_each_an_address_and_a_port_of_their_own() {
 #[test]
 fn a_create_that_fails_at_whatever_step_gives_everything_back() {
     let options =
-        NetworkOptions { pool: "10.80.0.0/30".parse().unwrap(), ports: 61001..=61001, ..NetworkOptions::default() };
+        NetworkOptions { addresses: pools_of("10.80.0.0/30", None), ports: 61001..=61001, ..NetworkOptions::default() };
     for (call, kind) in [
         (Call::CheckPort, NodeErrorKind::Unavailable),
         (Call::CheckRules, NodeErrorKind::Invalid),
@@ -191,7 +195,7 @@ fn a_create_that_fails_at_whatever_step_gives_everything_back() {
 #[test]
 fn a_client_that_leaves_its_create_leaves_no_address_and_no_port_behind() {
     let options =
-        NetworkOptions { pool: "10.80.0.0/30".parse().unwrap(), ports: 61001..=61001, ..NetworkOptions::default() };
+        NetworkOptions { addresses: pools_of("10.80.0.0/30", None), ports: 61001..=61001, ..NetworkOptions::default() };
     for call in [Call::CheckPort, Call::Furnish, Call::EnsureNetwork, Call::Connect] {
         let machine = machine_of(options.clone());
         machine.life(async |controller| {
@@ -656,6 +660,62 @@ fn a_gardend_without_networks_leaves_records_alone_and_the_next_with_them_makes_
 
 #[test]
 fn capacity_is_what_there_are_subnets_for() {
-    let machine = machine_of(NetworkOptions { pool: "10.80.0.0/28".parse().unwrap(), ..NetworkOptions::default() });
+    let machine = machine_of(NetworkOptions { addresses: pools_of("10.80.0.0/28", None), ..NetworkOptions::default() });
     machine.life(async |controller| assert_eq!(controller.max_containers(), 4));
+}
+
+fn given_by_the_node() -> Machine {
+    machine_of(NetworkOptions { addresses: AddressSource::Node, ..NetworkOptions::default() })
+}
+
+#[test]
+fn where_the_node_gives_addresses_they_are_recorded_told_and_kept_over_a_restart() {
+    let machine = given_by_the_node();
+    let first = machine.life(async |controller| {
+        controller.create(request("c")).await.unwrap();
+        controller.create(request("d")).await.unwrap();
+        let first = address(&controller, "c");
+        assert_ne!(first, address(&controller, "d"));
+        assert_eq!(network_of(&machine, "c").addresses.address.to_string(), first);
+        controller.add_port("c", port(0, 80)).await.unwrap();
+        first
+    });
+    machine.life(async |controller| {
+        assert_eq!(address(&controller, "c"), first);
+        assert_eq!(machine.fake.calls(Call::Attach), 2);
+        for handle in ["c", "d"] {
+            controller.destroy(handle).await.unwrap();
+        }
+        assert!(machine.fake.networks().is_empty() && machine.fake.attached().is_empty());
+    });
+}
+
+#[test]
+fn what_the_node_began_to_give_is_taken_away_with_the_create_that_failed() {
+    let machine = given_by_the_node();
+    machine.life(async |controller| {
+        machine.fake.fail(Call::EnsureNetwork, Fault::Before(NodeErrorKind::Invalid), 1);
+        let error = controller.create(request("c")).await.unwrap_err();
+        assert!(matches!(error, Error::CreateFailed { .. }), "{error}");
+        assert!(machine.fake.attached().is_empty());
+        machine.fake.fail(Call::Attach, Fault::Before(NodeErrorKind::Failed), 1);
+        controller.create(request("c")).await.expect("another place is tried");
+        assert_eq!(machine.fake.attached().len(), 1);
+    });
+}
+
+#[test]
+fn a_place_that_is_made_again_is_given_other_addresses() {
+    let machine = given_by_the_node();
+    machine.life(async |controller| {
+        controller.create(request("c")).await.unwrap();
+        let before = address(&controller, "c");
+        let place = network_of(&machine, "c").sandbox;
+        machine.fake.kill_init(&place);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while address(&controller, "c") == before {
+            assert!(tokio::time::Instant::now() < deadline, "it keeps {before}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
 }

@@ -1,11 +1,12 @@
 //! The options of networks, as they are written and as the rest of gardend reads them.
 
 use clap::{Args, ValueEnum};
-use gardend_controller::NetworkOptions;
+use gardend_controller::{AddressSource, NetworkOptions};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::JsonSchema;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 /// The least that a link of IPv4 may carry at once (RFC 791), and what one of IPv6 has to (RFC 8200).
 const SMALLEST_MTU: i64 = 68;
@@ -17,8 +18,9 @@ const LARGEST_MTU: i64 = 65_535;
 #[command(next_help_heading = "Network")]
 #[schemars(rename_all = "kebab-case")]
 pub struct NetworkArgs {
-    /// `builtin`: links, addresses and rules of nftables; `none`: containers have their own loopback alone
-    #[arg(long, env = "GARDEND_NETWORK", value_name = "builtin|none", default_value = "builtin")]
+    /// `builtin`: links, addresses and rules of nftables; `cni`: the node's own chain of CNI plugins; `none`:
+    /// containers have their own loopback alone
+    #[arg(long, env = "GARDEND_NETWORK", value_name = "builtin|cni|none", default_value = "builtin")]
     network: NetworkKind,
 
     /// Where containers' addresses come from, four for each that asks for none
@@ -62,12 +64,36 @@ pub struct NetworkArgs {
     /// What containers' links carry at once, in bytes [default: what the node's way out does]
     #[arg(long, env = "GARDEND_NETWORK_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(SMALLEST_MTU..=LARGEST_MTU))]
     network_mtu: Option<u32>,
+
+    /// Where the configurations of CNI are (`.conflist`, `.conf`, `.json`), with --network cni
+    #[arg(long, env = "GARDEND_CNI_CONF_DIR", value_name = "DIR", default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+
+    /// Where the plugins of CNI are; several times, or with commas between
+    #[arg(
+        long,
+        env = "GARDEND_CNI_BIN_DIR",
+        value_name = "DIR",
+        value_delimiter = ',',
+        default_values = ["/opt/cni/bin", "/usr/lib/cni"]
+    )]
+    cni_bin_dir: Vec<PathBuf>,
+
+    /// The network of CNI that containers are in, by its name [default: that of the first file, in order of names]
+    #[arg(long, env = "GARDEND_CNI_NETWORK", value_name = "NAME")]
+    cni_network: Option<String>,
+
+    /// Has plugins of CNI (1.1.0) collect what containers have left that are not gardend's own or not there: only
+    /// where nobody else uses this network
+    #[arg(long, env = "GARDEND_CNI_GC")]
+    cni_gc: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
 enum NetworkKind {
     Builtin,
+    Cni,
     None,
 }
 
@@ -77,10 +103,8 @@ struct Ports(RangeInclusive<u16>);
 /// The network of containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// Where their IPv4 addresses come from.
-    pub pool: Ipv4Net,
-    /// Where their IPv6 addresses come from.
-    pub pool6: Option<Ipv6Net>,
+    /// Who makes it.
+    pub means: NetworkMeans,
     /// Ports of the node for those who ask for any.
     pub ports: RangeInclusive<u16>,
     /// Nothing leaves but what rules let out.
@@ -93,8 +117,35 @@ pub struct NetworkConfig {
     pub dns_servers: Vec<IpAddr>,
     /// The node's address as clients are told it; `None`: that of its way out.
     pub external: Option<IpAddr>,
-    /// What their links carry at once; `None`: what the node's way out does.
-    pub mtu: Option<u32>,
+}
+
+/// Who makes the network of containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkMeans {
+    /// gardend itself.
+    Builtin {
+        /// Where IPv4 addresses come from.
+        pool: Ipv4Net,
+        /// Where IPv6 addresses come from.
+        pool6: Option<Ipv6Net>,
+        /// What links carry at once; `None`: what the node's way out does.
+        mtu: Option<u32>,
+    },
+    /// Plugins.
+    Cni(CniConfig),
+}
+
+/// The plugins of CNI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniConfig {
+    /// Where configurations are.
+    pub conf_dir: PathBuf,
+    /// Where programs are, the first first.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Which network; `None`: that of the first file.
+    pub network: Option<String>,
+    /// The network is gardend's alone, and plugins may collect what is not in use.
+    pub collects: bool,
 }
 
 /// Options of networks that do not go together.
@@ -115,16 +166,25 @@ impl NetworkArgs {
         {
             return Err(SmallMtu(mtu));
         }
+        let means = match self.network {
+            NetworkKind::Cni => NetworkMeans::Cni(CniConfig {
+                conf_dir: self.cni_conf_dir,
+                bin_dirs: self.cni_bin_dir,
+                network: self.cni_network,
+                collects: self.cni_gc,
+            }),
+            NetworkKind::Builtin | NetworkKind::None => {
+                NetworkMeans::Builtin { pool: self.network_pool, pool6: self.network_pool_v6, mtu: self.network_mtu }
+            }
+        };
         Ok(Some(NetworkConfig {
-            pool: self.network_pool,
-            pool6: self.network_pool_v6,
+            means,
             ports: self.host_ports.0,
             deny_by_default: self.deny_by_default,
             deny_networks: self.deny_network,
             allow_host_access: self.allow_host_access,
             dns_servers: self.dns_server,
             external: self.external_ip,
-            mtu: self.network_mtu,
         }))
     }
 }
@@ -132,17 +192,11 @@ impl NetworkArgs {
 impl NetworkConfig {
     /// What the controller is told of it, the node's own address being `own`.
     pub fn options(&self, own: Option<IpAddr>) -> NetworkOptions {
-        NetworkOptions {
-            pool: self.pool,
-            pool6: self.pool6,
-            ports: self.ports.clone(),
-            external: self.external.or(own),
-        }
-    }
-
-    /// All networks that addresses are taken from.
-    pub fn pools(&self) -> Vec<IpNet> {
-        std::iter::once(self.pool.into()).chain(self.pool6.map(IpNet::from)).collect()
+        let addresses = match self.means {
+            NetworkMeans::Builtin { pool, pool6, .. } => AddressSource::Pools { v4: pool, v6: pool6 },
+            NetworkMeans::Cni(_) => AddressSource::Node,
+        };
+        NetworkOptions { addresses, ports: self.ports.clone(), external: self.external.or(own) }
     }
 }
 
@@ -203,10 +257,22 @@ mod tests {
     #[test]
     fn without_a_word_everything_leaves_and_the_node_is_closed() {
         let network = parsed(&[]).unwrap().unwrap();
-        assert_eq!(network.pools(), ["10.80.0.0/16".parse::<IpNet>().unwrap()]);
         assert!(!network.deny_by_default && !network.allow_host_access && network.deny_networks.is_empty());
         assert_eq!(network.options(None), NetworkOptions::default());
         assert_eq!(parsed(&["--network", "none"]).unwrap(), None);
+    }
+
+    #[test]
+    fn plugins_are_looked_for_where_nodes_have_them() {
+        let network = parsed(&["--network", "cni", "--cni-network", "n"]).unwrap().unwrap();
+        let bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).to_vec();
+        let (conf_dir, name) = ("/etc/cni/net.d".into(), Some("n".to_owned()));
+        let cni = CniConfig { conf_dir, bin_dirs, network: name, collects: false };
+        assert_eq!(network.means, NetworkMeans::Cni(cni));
+        assert_eq!(network.options(None).addresses, AddressSource::Node);
+        let network = parsed(&["--network", "cni", "--cni-bin-dir", "/a,/b", "--cni-bin-dir", "/c"]).unwrap().unwrap();
+        let NetworkMeans::Cni(cni) = network.means else { panic!("{network:?}") };
+        assert_eq!(cni.bin_dirs, ["/a", "/b", "/c"].map(PathBuf::from));
     }
 
     #[test]

@@ -15,13 +15,14 @@ use super::values::{
     AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration,
     parse_request_timeout,
 };
-use crate::net::Address;
+use crate::net::secure::SecureOptions;
+use crate::net::{Address, AddressError};
 use crate::node::containerd::AllowedDevice;
 use crate::node::ids::IdMap;
 use crate::node::images::{Mirror, RegistryOptions};
 use crate::node::rights::PrivilegedMode;
 use crate::telemetry::{LogFilter, LogFormat};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -33,8 +34,13 @@ use std::time::Duration;
 #[command(next_help_heading = "Server")]
 #[schemars(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ServeArgs {
-    /// Where to serve Garden clients: loopback addresses only, until more can be secured, and unix sockets
-    #[arg(long, env = "GARDEND_LISTEN", value_name = "ADDR:PORT|unix:///PATH", default_value = "127.0.0.1:7777")]
+    /// Where to serve Garden clients: loopback addresses, unix sockets, and any address by TLS
+    #[arg(
+        long,
+        env = "GARDEND_LISTEN",
+        value_name = "ADDR:PORT|tls://ADDR:PORT|unix:///PATH",
+        default_value = "127.0.0.1:7777"
+    )]
     #[schemars(with = "Vec<String>")]
     listen: Vec<Address>,
 
@@ -48,13 +54,36 @@ pub struct ServeArgs {
     #[schemars(with = "Option<String>")]
     listen_group: Option<GroupName>,
 
-    /// What outlives a reboot: records, layers, images
-    #[arg(long, env = "GARDEND_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gardend")]
-    state_dir: PathBuf,
+    /// The certificate of `tls://` addresses, with those that lead to its authority
+    #[arg(long, env = "GARDEND_TLS_CERT", value_name = "PEM")]
+    tls_cert: Option<PathBuf>,
 
-    /// What does not: sockets, places, output that waits for a reader
-    #[arg(long, env = "GARDEND_RUN_DIR", value_name = "DIR", default_value = "/run/gardend")]
-    run_dir: PathBuf,
+    /// The private key of that certificate
+    #[arg(long, env = "GARDEND_TLS_KEY", value_name = "PEM")]
+    tls_key: Option<PathBuf>,
+
+    /// Authorities: who shows a certificate of theirs is let in at `tls://` addresses
+    #[arg(long, env = "GARDEND_TLS_CLIENT_CA", value_name = "PEM")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// File of lines `NAME TOKEN`: who sends such a token is let in at `tls://` addresses
+    #[arg(long, env = "GARDEND_TOKEN_FILE", value_name = "PATH")]
+    token_file: Option<PathBuf>,
+
+    /// What containers are made of: `containerd`, or `host`: plain processes in folders, isolated from nothing, without
+    /// containerd and without root, for development
+    #[arg(long, env = "GARDEND_BACKEND", value_name = "BACKEND", value_enum, default_value_t = Backend::Containerd)]
+    backend: Backend,
+
+    /// What outlives a reboot: records, layers, images [default: /var/lib/gardend; with `--backend host` and without
+    /// root, gardend/ in XDG_STATE_HOME]
+    #[arg(long, env = "GARDEND_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// What does not: sockets, places, output that waits for a reader [default: /run/gardend; with `--backend host` and
+    /// without root, gardend/ in XDG_RUNTIME_DIR]
+    #[arg(long, env = "GARDEND_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
 
     /// `managed`: start and keep a containerd of our own; or the socket of the host's
     #[arg(long, env = "GARDEND_CONTAINERD", value_name = "managed|SOCKET", default_value = "managed", value_parser = parse_containerd)]
@@ -175,7 +204,7 @@ pub struct ServeArgs {
     log_format: LogFormat,
 
     /// Where to serve /metrics, /livez and /readyz, to whoever can reach it: figures without names [default: nowhere]
-    #[arg(long, env = "GARDEND_METRICS_LISTEN", value_name = "ADDR:PORT|unix:///PATH", value_parser = Address::open_to_others)]
+    #[arg(long, env = "GARDEND_METRICS_LISTEN", value_name = "ADDR:PORT|unix:///PATH", value_parser = parse_metrics_listen)]
     #[schemars(with = "Option<String>")]
     metrics_listen: Option<Address>,
 
@@ -197,6 +226,10 @@ pub struct ServeConfig {
     pub listen_mode: SocketMode,
     /// Whose they are; `None`: our own group's.
     pub listen_group: Option<GroupName>,
+    /// How `tls://` addresses are secured, where there are any. Paths are absolute.
+    pub secure: Option<SecureOptions>,
+    /// What containers are made of.
+    pub backend: Backend,
     /// What outlives a reboot. Absolute.
     pub state_dir: PathBuf,
     /// What does not. Absolute, and apart from the state folder.
@@ -249,6 +282,16 @@ pub struct ServeConfig {
     pub otlp_endpoint: Option<String>,
 }
 
+/// What containers are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, JsonSchema)]
+#[schemars(rename_all = "kebab-case", inline)]
+pub enum Backend {
+    /// Containers of containerd's.
+    Containerd,
+    /// Plain processes in folders.
+    Host,
+}
+
 /// Whose containerd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Containerd {
@@ -296,6 +339,9 @@ pub enum ConfigError {
         /// Why.
         why: String,
     },
+    /// A user without a home.
+    #[error("neither XDG_STATE_HOME nor HOME names a folder of this user's; name one with --state-dir")]
+    NoHome,
     /// Both folders are one.
     #[error("--state-dir and --run-dir are both '{}'; each needs a folder of its own", .0.display())]
     SameFolder(PathBuf),
@@ -305,6 +351,18 @@ pub enum ConfigError {
     /// Garden's clients and those who watch would meet.
     #[error("--listen and --metrics-listen are both {0}; each needs an address of its own")]
     SharedAddress(Address),
+    /// An address by TLS without what TLS takes.
+    #[error("--listen {0} needs a certificate and its key; name them with --tls-cert and --tls-key")]
+    NoCertificate(Address),
+    /// An address that everybody could use.
+    #[error(
+        "--listen {0} would let everybody in, and whoever reaches gardend is root on this machine; \
+         have clients prove who they are: --tls-client-ca or --token-file"
+    )]
+    LetsEverybodyIn(Address),
+    /// Security for nothing.
+    #[error("{0} is for tls:// addresses, and --listen names none; listen on tls://ADDR:PORT, or leave it out")]
+    NothingToSecure(&'static str),
     /// A program for a containerd that is not ours to start.
     #[error(
         "--containerd-binary is what `--containerd managed` starts, and --containerd names the socket '{}'; leave one out",
@@ -328,8 +386,16 @@ impl ServeArgs {
     /// # Errors
     /// [`ConfigError`] names the options that do not go together.
     pub fn validate(self) -> Result<ServeConfig, ConfigError> {
-        let state_dir = absolute("--state-dir", &self.state_dir)?;
-        let run_dir = absolute("--run-dir", &self.run_dir)?;
+        let default = DefaultFolders::of(self.backend);
+        let state_dir = match &self.state_dir {
+            Some(folder) => absolute("--state-dir", folder)?,
+            None => default.state.clone().ok_or(ConfigError::NoHome)?,
+        };
+        let run_dir = match (&self.run_dir, default.run) {
+            (Some(folder), _) => absolute("--run-dir", folder)?,
+            (None, Some(folder)) => folder,
+            (None, None) => state_dir.join("run"),
+        };
         if state_dir == run_dir {
             return Err(ConfigError::SameFolder(state_dir));
         }
@@ -346,10 +412,19 @@ impl ServeArgs {
         if let Some(metrics) = self.metrics_listen.as_ref().filter(|metrics| self.listen.contains(metrics)) {
             return Err(ConfigError::SharedAddress(metrics.clone()));
         }
+        let files = [
+            ("--tls-cert", self.tls_cert),
+            ("--tls-key", self.tls_key),
+            ("--tls-client-ca", self.tls_client_ca),
+            ("--token-file", self.token_file),
+        ];
+        let secure = secure(&self.listen, files)?;
         Ok(ServeConfig {
+            secure,
             listen: distinct(self.listen)?,
             listen_mode: self.listen_mode,
             listen_group: self.listen_group,
+            backend: self.backend,
             state_dir,
             run_dir,
             containerd,
@@ -391,9 +466,60 @@ impl ServeArgs {
     }
 }
 
+/// What the `tls://` addresses take. There is none that everybody could use.
+fn secure(
+    listen: &[Address],
+    files: [(&'static str, Option<PathBuf>); 4],
+) -> Result<Option<SecureOptions>, ConfigError> {
+    let Some(address) = listen.iter().find(|address| matches!(address, Address::Tls(_))) else {
+        let needless = files.iter().find(|(_, path)| path.is_some());
+        return needless.map_or(Ok(None), |(flag, _)| Err(ConfigError::NothingToSecure(flag)));
+    };
+    let mut paths = [const { None }; 4];
+    for (to, (flag, path)) in paths.iter_mut().zip(files) {
+        *to = path.map(|path| absolute(flag, &path)).transpose()?;
+    }
+    let [certificate, key, client_authorities, tokens] = paths;
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        return Err(ConfigError::NoCertificate(address.clone()));
+    };
+    if client_authorities.is_none() && tokens.is_none() {
+        return Err(ConfigError::LetsEverybodyIn(address.clone()));
+    }
+    Ok(Some(SecureOptions { certificate, key, client_authorities, tokens }))
+}
+
+/// Where things are kept where nobody says it.
+#[derive(Debug, PartialEq, Eq)]
+struct DefaultFolders {
+    /// `None`: nowhere.
+    state: Option<PathBuf>,
+    /// `None`: within the state folder.
+    run: Option<PathBuf>,
+}
+
+impl DefaultFolders {
+    /// The machine's, or, of a user who may not write there, their own.
+    fn of(backend: Backend) -> Self {
+        if backend == Backend::Containerd || rustix::process::geteuid().is_root() {
+            return Self { state: Some("/var/lib/gardend".into()), run: Some("/run/gardend".into()) };
+        }
+        Self::of_user(|name| std::env::var_os(name).map(PathBuf::from))
+    }
+
+    /// By the XDG Base Directory Specification, which ignores relative paths.
+    fn of_user(variable: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let folder = |name| variable(name).filter(|path| path.is_absolute());
+        let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+        let own = |folder: PathBuf| folder.join("gardend");
+        Self { state: state.map(own), run: folder("XDG_RUNTIME_DIR").map(own) }
+    }
+}
+
 /// No address twice: the second could not be bound. A port that the kernel chooses is another each time.
 fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, ConfigError> {
-    let is_chosen = |address: &Address| matches!(address, Address::Tcp(address) if address.port() == 0);
+    let is_chosen =
+        |address: &Address| matches!(address, Address::Tcp(address) | Address::Tls(address) if address.port() == 0);
     let mut rest = addresses.as_slice();
     while let Some((first, others)) = rest.split_first() {
         if others.contains(first) && !is_chosen(first) {
@@ -431,6 +557,15 @@ fn parse_runtime(text: &str) -> Result<Runtime, String> {
         "crun" => Ok(Runtime::Crun),
         path if path.contains('/') => Ok(Runtime::Path(path.into())),
         _ => Err("neither `runc`, `crun` nor the path of a runtime".to_owned()),
+    }
+}
+
+fn parse_metrics_listen(text: &str) -> Result<Address, String> {
+    match Address::open_to_others(text) {
+        Ok(Address::Tls(_)) | Err(AddressError::NoAddress) => {
+            Err("neither an address and a port, as in 127.0.0.1:9190, nor a unix socket, as in unix:///run/gardend/metrics.sock".to_owned())
+        }
+        other => other.map_err(|error| error.to_string()),
     }
 }
 
@@ -503,6 +638,21 @@ mod tests {
     }
 
     #[test]
+    fn without_root_the_host_backend_keeps_things_in_the_user_s_own_folders() {
+        let folders = |variables: &[(&str, &str)]| {
+            let of = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+            DefaultFolders::of_user(of)
+        };
+        let both = folders(&[("XDG_STATE_HOME", "/s"), ("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/me")]);
+        let expected = DefaultFolders { state: Some("/s/gardend".into()), run: Some("/run/user/7/gardend".into()) };
+        assert_eq!(both, expected);
+        let home = folders(&[("HOME", "/home/me"), ("XDG_STATE_HOME", "relative")]);
+        assert_eq!(home, DefaultFolders { state: Some("/home/me/.local/state/gardend".into()), run: None });
+        assert_eq!(folders(&[]).state, None);
+        assert_eq!(parse(&["--backend", "host", "--state-dir", "/s"]).unwrap().backend, Backend::Host);
+    }
+
+    #[test]
     fn registries_are_reached_as_they_are_told() {
         let config = parse(&[
             "--registry-mirror",
@@ -533,6 +683,23 @@ mod tests {
             assert!(error.contains("--listen") && error.contains("can be reached from other machines"), "{error}");
         }
         assert!(parse(&["--listen", "7777"]).unwrap_err().contains("127.0.0.1:7777"));
+    }
+
+    #[test]
+    fn an_address_by_tls_takes_a_certificate_and_proof_of_who_comes() {
+        let tls = ["--listen", "tls://0.0.0.0:7777"];
+        let with = |more: &[&str]| parse(&[&tls, more].concat());
+        assert!(with(&[]).unwrap_err().contains("needs a certificate and its key"));
+        assert!(with(&["--tls-cert", "c.pem"]).unwrap_err().contains("needs a certificate and its key"));
+        let everybody = with(&["--tls-cert", "c.pem", "--tls-key", "k.pem"]).unwrap_err();
+        assert!(everybody.contains("tls://0.0.0.0:7777 would let everybody in"), "{everybody}");
+        for proof in ["--tls-client-ca", "--token-file"] {
+            let secure = with(&["--tls-cert", "c.pem", "--tls-key", "k.pem", proof, "p"]).unwrap().secure.unwrap();
+            assert!(secure.certificate.is_absolute());
+            assert!(secure.client_authorities.is_some() != secure.tokens.is_some());
+        }
+        let needless = parse(&["--token-file", "t"]).unwrap_err();
+        assert!(needless.contains("--token-file is for tls:// addresses"), "{needless}");
     }
 
     #[test]
@@ -580,6 +747,7 @@ mod tests {
             (["--runtime", "podman"], "neither `runc`"),
             (["--places-per-shim", "0"], "1..=1000"),
             (["--metrics-listen", "9090"], "an address and a port"),
+            (["--metrics-listen", "tls://127.0.0.1:9090"], "an address and a port"),
             (["--metrics-listen", "127.0.0.1:7777"], "an address of its own"),
             (["--otlp-endpoint", "127.0.0.1:4317"], "such as http://"),
             (["--id-map", "0:0:65536"], "the host's root"),

@@ -28,6 +28,7 @@ mod server;
 mod socket;
 mod stream;
 mod takeover;
+mod who;
 mod wire;
 
 pub use body::MAX_JSON_BODY;
@@ -35,6 +36,7 @@ pub use capacity::{FactSource, Facts, Machine};
 pub use requests::Requests;
 pub use server::serve;
 
+use crate::net::secure::Secure;
 use gardend_controller::Controller;
 use std::sync::Arc;
 
@@ -48,6 +50,7 @@ pub struct Garden {
     facts: Arc<dyn FactSource>,
     max_connections: usize,
     requests: Requests,
+    secure: Option<Secure>,
 }
 
 impl Garden {
@@ -58,6 +61,7 @@ impl Garden {
             facts: Arc::new(facts),
             max_connections: DEFAULT_MAX_CONNECTIONS,
             requests: Requests::default(),
+            secure: None,
         }
     }
 
@@ -71,5 +75,11 @@ impl Garden {
     #[must_use]
     pub fn with_max_connections(self, max_connections: usize) -> Self {
         Self { max_connections, ..self }
+    }
+
+    /// Lets clients in at `tls://` addresses, where they prove who they are. Without it nobody comes in there.
+    #[must_use]
+    pub fn with_secure(self, secure: Secure) -> Self {
+        Self { secure: Some(secure), ..self }
     }
 }

@@ -9,10 +9,11 @@ use super::calls::{containers, files, limits, metrics, network, processes, prope
 use super::names::Names;
 use super::requests::{REQUEST_ID, Requests, given_id, new_id};
 use super::takeover::Exchange;
+use super::who::known;
 use crate::telemetry::take_up_trace;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use http::{HeaderValue, Method, StatusCode, Uri};
@@ -56,6 +57,8 @@ pub(super) fn router(garden: Garden) -> Router {
         .route("/containers/{handle}/metrics", get(metrics::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        // The one that was added last is asked first.
+        .layer(from_fn(known))
         .layer(from_fn_with_state(garden.requests.clone(), traced))
         .with_state(garden)
 }
@@ -92,6 +95,7 @@ async fn traced(
         method = %request.method(),
         route = route.unwrap_or("-"),
         handle = names.map(|names| names.handle).unwrap_or_default(),
+        client = tracing::field::Empty,
         otel.kind = tracing::field::Empty,
         otel.name = tracing::field::Empty,
     );

@@ -5,7 +5,7 @@
 //! - `/metrics`: all figures, in Prometheus's text or, where that is preferred, OpenMetrics.
 
 use super::{Checks, Extra, Format, Metrics, Readiness, Snapshot};
-use crate::net::{Listener, Listeners};
+use crate::net::{Arrival, Listener, Listeners};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -83,7 +83,9 @@ pub async fn serve(listener: Listener, watched: Watched) {
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let stream = match listeners.accept().await {
-            Ok(stream) => stream,
+            Ok(Arrival::Trusted(stream)) => stream,
+            // Nobody listens by TLS here.
+            Ok(Arrival::Unproven(_)) => continue,
             Err(error) => {
                 tracing::debug!(%error, "a connection to --metrics-listen was not accepted");
                 sleep(PAUSE).await;

@@ -15,7 +15,7 @@ mod storage;
 mod version;
 
 use super::containerd::{Endpoint, Runtime};
-use super::network::Policy;
+use super::network::{Policy, cni};
 use super::place::Folders;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -31,8 +31,17 @@ pub struct Subject {
     pub socket: Option<PathBuf>,
     /// Which runtime.
     pub runtime: Runtime,
-    /// The rules for containers' networks; `None`: they have none.
-    pub network: Option<Policy>,
+    /// What makes containers' networks; `None`: they have none.
+    pub network: Option<NetworkSubject>,
+}
+
+/// Who makes containers' networks.
+#[derive(Clone, Debug)]
+pub enum NetworkSubject {
+    /// gardend itself, by these rules.
+    Builtin(Policy),
+    /// Plugins of CNI.
+    Cni(cni::Options),
 }
 
 /// How one check went.
@@ -94,6 +103,20 @@ impl Report {
     }
 }
 
+/// Looks at what the backend `host` needs, which is little.
+pub async fn run_on_host(folders: &Folders) -> Report {
+    let folders = folders.clone();
+    let lines = tokio::task::spawn_blocking(move || {
+        let remedy = "for anything but development, use --backend containerd";
+        let mut lines = vec![Line::warn("isolation", format!("none of {}", super::host::NOT_ISOLATED), remedy)];
+        lines.extend(storage::writable_lines(&folders));
+        lines
+    });
+    let cut_short =
+        |_| vec![Line::fail("this node", "looking at it was cut short", "try again; gardend was shutting down")];
+    Report { lines: lines.await.unwrap_or_else(cut_short) }
+}
+
 /// Looks at everything. Takes some milliseconds; programs that hang are given up on after seconds.
 pub async fn run(subject: &Subject) -> Report {
     let (folders, runtime) = (subject.folders.clone(), subject.runtime.clone());
@@ -101,7 +124,7 @@ pub async fn run(subject: &Subject) -> Report {
     let host = tokio::task::spawn_blocking(move || {
         let mut lines = kernel::lines(&runtime);
         lines.extend(storage::lines(&folders));
-        lines.extend(network.iter().flat_map(|policy| network::lines(policy, &folders)));
+        lines.extend(network.iter().flat_map(|subject| network::lines(subject, &folders)));
         lines
     });
     let (host, programs) = tokio::join!(host, programs::lines(subject));

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod check;
 pub mod containerd;
 pub mod disk;
+pub mod host;
 pub mod ids;
 pub mod images;
 pub mod mount;

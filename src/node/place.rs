@@ -7,12 +7,14 @@
 //!     oom-kills                 kills in groups that have gone (cgroup v1), where there were any
 //!     etc/                      hosts, hostname: bind-mounted into the container
 //! <run-dir>/spool/<process>/    output that nobody has read yet
+//! <run-dir>/cni/                network namespaces that plugins are at, and what they write to stderr
 //! <run-dir>/containerd/         socket and state of a managed containerd
 //! <state-dir>/ledger.db         the records
 //! <state-dir>/blank/            the rootfs that every blank place shares, by version
 //! <state-dir>/layers/<container>/  upper and work folder of a container on the default rootfs or
 //!                               an image; in processes/<sandbox>/<process>/ those of a process
 //! <state-dir>/rootfs/           the default rootfs, copied once
+//! <state-dir>/cni/<container>.json  what a container is attached to by plugins
 //! <state-dir>/containerd/       root of a managed containerd
 //! ```
 

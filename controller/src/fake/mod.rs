@@ -60,6 +60,7 @@ pub enum Call {
     Collect,
     CheckRules,
     CheckPort,
+    Attach,
     EnsureNetwork,
     ReleaseNetwork,
     RestoreNetwork,
@@ -68,7 +69,7 @@ pub enum Call {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -96,6 +97,7 @@ impl Call {
         Self::Collect,
         Self::CheckRules,
         Self::CheckPort,
+        Self::Attach,
         Self::EnsureNetwork,
         Self::ReleaseNetwork,
         Self::RestoreNetwork,
@@ -203,6 +205,11 @@ impl FakeNode {
     /// What is in force of containers' networks, whether or not something of it was removed since.
     pub fn networks(&self) -> Vec<NetworkWanted> {
         self.world().networks.values().cloned().collect()
+    }
+
+    /// Containers that the node gave addresses itself.
+    pub fn attached(&self) -> Vec<ContainerUid> {
+        self.world().attached.keys().cloned().collect()
     }
 
     /// Containers whose networks let nothing through, since others have removed something.

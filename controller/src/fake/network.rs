@@ -5,20 +5,45 @@
 use super::Call;
 use super::ports::{Life, not_there};
 use super::world::World;
-use crate::ports::{Network, NetworkWanted, NodeError, NodeErrorKind, WantedNow};
-use crate::record::{ContainerUid, RuleOut, SandboxId};
+use crate::ports::{AttachWanted, Network, NetworkWanted, NodeError, NodeErrorKind, WantedNow};
+use crate::record::{Addresses, ContainerUid, RuleOut, SandboxId};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use tokio::sync::mpsc;
 
 impl World {
+    /// Gives a place an address that nobody had before.
+    fn attach(&mut self, wanted: &AttachWanted) -> Result<Addresses, NodeError> {
+        let sandbox = &wanted.sandbox;
+        if !self.places.get(sandbox).is_some_and(|place| place.running) {
+            return Err(NodeError::new(NodeErrorKind::Failed, format!("place {sandbox} is gone")));
+        }
+        if let Some((place, addresses)) = self.attached.get(&wanted.container)
+            && place == sandbox
+        {
+            return Ok(addresses.clone());
+        }
+        self.next_address += 1;
+        let [a, b] = self.next_address.to_be_bytes();
+        let address = [10, 99, a, b].into();
+        let subnet = ipnet::Ipv4Net::new_assert(address, 24).trunc();
+        let addresses = Addresses { address, subnet, gateway: [10, 99, a, 254].into(), ipv6: None };
+        self.attached.insert(wanted.container.clone(), (sandbox.clone(), addresses.clone()));
+        Ok(addresses)
+    }
+
     /// Puts one in force.
     fn connect(&mut self, wanted: NetworkWanted) -> Result<(), NodeError> {
         let sandbox = &wanted.sandbox;
         let place = self.places.get_mut(sandbox).filter(|place| place.running);
         let place = place.ok_or_else(|| NodeError::new(NodeErrorKind::Failed, format!("place {sandbox} is gone")))?;
         place.connected = true;
+        if let Some((_, attached)) = self.attached.get(&wanted.container)
+            && *attached != wanted.addresses
+        {
+            self.violations.push(format!("{} is believed to be at {}", wanted.handle, wanted.addresses.address));
+        }
         if place.furnished.as_ref().is_some_and(|owner| *owner != wanted.container) {
             self.violated(format!("place {sandbox} was given the network of another container"));
         }
@@ -65,6 +90,22 @@ impl Network for Life {
         .await
     }
 
+    async fn attach(
+        &self,
+        wanted: WantedNow<'_, Option<AttachWanted>>,
+        found: &(dyn Fn(Addresses) + Send + Sync),
+    ) -> Result<Addresses, NodeError> {
+        let _turn = self.network_turn.lock().await;
+        let wanted = wanted();
+        let attached = self.plain(Call::Attach, |world| match wanted {
+            Some(wanted) => world.attach(&wanted),
+            None => Err(NodeError::new(NodeErrorKind::NotFound, "its network is not wanted any more")),
+        });
+        let attached = attached.await?;
+        found(attached.clone());
+        Ok(attached)
+    }
+
     async fn ensure(&self, wanted: WantedNow<'_, Option<NetworkWanted>>) -> Result<(), NodeError> {
         let _turn = self.network_turn.lock().await;
         let wanted = wanted();
@@ -82,6 +123,7 @@ impl Network for Life {
                 world.violated(format!("the network of {container} was released under it"));
             }
             world.networks.remove(container);
+            world.attached.remove(container);
             world.cut_off.remove(container);
             Ok(())
         })
@@ -107,6 +149,7 @@ impl Network for Life {
                 world.networks.extend(kept.map(|kept| (uid, kept)));
             }
             let networks = &world.networks;
+            world.attached.retain(|uid, _| networks.contains_key(uid));
             world.cut_off.retain(|uid| networks.contains_key(uid));
             world.look_for_clashes();
             Ok(())

@@ -4,7 +4,8 @@ use super::programs::{Ends, Program};
 use super::{Call, Fault};
 use crate::ports::{NetworkWanted, OomSeen, ProcessEvent, ReaderId};
 use crate::record::{
-    ContainerUid, ExitStatus, ImageCredentials, ImageDigest, Limits, ProcessUid, ResolvedImage, SandboxId, SandboxKind,
+    Addresses, ContainerUid, ExitStatus, ImageCredentials, ImageDigest, Limits, ProcessUid, ResolvedImage, SandboxId,
+    SandboxKind,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -49,6 +50,9 @@ pub struct World {
     pub lose_events: bool,
     pub unkillable: bool,
     pub violations: Vec<String>,
+    /// Where the node gave containers addresses itself.
+    pub attached: BTreeMap<ContainerUid, (SandboxId, Addresses)>,
+    pub next_address: u16,
 }
 
 pub struct Place {

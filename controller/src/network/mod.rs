@@ -9,10 +9,13 @@
 mod change;
 mod reserve;
 
+use crate::addresses::{Asked, Pools};
+use crate::error::Error;
+use crate::ledger::Durable;
 use crate::observe::Observation;
 use crate::plan::{Place, Wanted};
-use crate::ports::NetworkWanted;
-use crate::record::{ContainerUid, SandboxId};
+use crate::ports::{AttachWanted, NetworkWanted, NodeError};
+use crate::record::{Addresses, ContainerRecord, ContainerUid, SandboxId};
 use crate::shared::Shared;
 use crate::state::{Container, State};
 pub use change::{MAX_PORTS_IN, MAX_RULES_OUT, check_ports, check_rules};
@@ -52,6 +55,48 @@ fn of(state: &State, container: &Container) -> Option<NetworkWanted> {
         bandwidth_rate: record.spec.limits.bandwidth_rate,
         bandwidth_burst: record.spec.limits.bandwidth_burst,
     })
+}
+
+/// What is wanted where the node's network gives addresses itself, as long as a container is in this
+/// place.
+fn attach_wanted(shared: &Shared, uid: &ContainerUid, sandbox: &SandboxId) -> Option<AttachWanted> {
+    let state = shared.state();
+    let container = state.containers.get(uid)?;
+    let given = container.networked && state.pools.as_ref().is_some_and(Pools::given_by_node);
+    let here = container.place == Place::Made && container.record.sandbox.as_ref() == Some(sandbox);
+    let record = Some(&container.record).filter(|_| given && here && container.wanted() == Wanted::Present)?;
+    Some(AttachWanted {
+        container: record.uid.clone(),
+        handle: record.handle.clone(),
+        sandbox: sandbox.clone(),
+        // It was understood when it was admitted.
+        asked: Asked::parse(record.spec.network.as_deref()).unwrap_or(Asked::OfThePool),
+        ports_in: record.ports_in.clone(),
+        bandwidth_rate: record.spec.limits.bandwidth_rate,
+        bandwidth_burst: record.spec.limits.bandwidth_burst,
+    })
+}
+
+/// Has a place given its addresses, where that is the node's to do, and records them.
+pub async fn attach(shared: &Arc<Shared>, uid: &ContainerUid, sandbox: &SandboxId) -> Result<(), AttachError> {
+    let wanted = || attach_wanted(shared, uid, sandbox);
+    if wanted().is_none() {
+        return Ok(());
+    }
+    let found = |addresses: Addresses| {
+        if let Some(container) = shared.state().containers.get_mut(uid) {
+            container.record.addresses = Some(addresses);
+        }
+    };
+    let addresses = shared.node.network.attach(&wanted, &found).await.map_err(AttachError::Node)?;
+    let edit = move |record: &mut ContainerRecord| record.addresses = Some(addresses.clone());
+    shared.edit(uid, Durable::Crash, Vec::new(), edit).await.map_err(AttachError::Ledger)
+}
+
+/// Why a place has no addresses.
+pub enum AttachError {
+    Node(NodeError),
+    Ledger(Error),
 }
 
 /// Makes the whole node's network what it shall be; whether all of it is.

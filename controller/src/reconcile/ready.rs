@@ -3,6 +3,7 @@
 use super::{Done, Subject, know};
 use crate::error::Error;
 use crate::ledger::{Change, Durable};
+use crate::network::AttachError;
 use crate::observe::Observation;
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
@@ -87,6 +88,11 @@ pub(super) async fn make_place(shared: &Arc<Shared>, subject: &Subject) -> Done 
 pub(super) async fn furnish(shared: &Arc<Shared>, subject: &Subject) -> Done {
     let Some(id) = &subject.sandbox else { return Done::Verdict(Verdict::Rest) };
     let permit = shared.limits.furnishings.acquire().await;
+    match network::attach(shared, &subject.uid, id).await {
+        Ok(()) => {}
+        Err(AttachError::Node(error)) => return failed(shared, subject, Stage::Network, error, Next::AnotherPlace),
+        Err(AttachError::Ledger(error)) => return refused_by_ledger(shared, subject, error),
+    }
     let wanted = network::wanted(shared, &subject.uid);
     let files = shared.node.rootfs.furnish(id, &subject.uid, &subject.handle, &subject.spec, wanted.as_ref());
     let connected = async {

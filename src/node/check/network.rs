@@ -1,16 +1,27 @@
 //! What containers' networks need. It is tried out in a network namespace of its own, which goes with
 //! the thread that made it.
 
-use super::Line;
-use crate::node::network::{self, Policy};
+use super::{Line, NetworkSubject};
+use crate::node::network::{self, Policy, cni};
 use crate::node::place::Folders;
 use crate::node::sys::unshare_network;
 use std::fs;
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
-pub(super) fn lines(policy: &Policy, folders: &Folders) -> Vec<Line> {
-    vec![table(policy, folders), links(), forwarding()]
+pub(super) fn lines(subject: &NetworkSubject, folders: &Folders) -> Vec<Line> {
+    match subject {
+        NetworkSubject::Builtin(policy) => vec![table(policy, folders), links(), forwarding()],
+        NetworkSubject::Cni(options) => vec![table(&options.policy, folders), plugins(options)],
+    }
+}
+
+/// They may be installed later, by whoever brings the node its network.
+fn plugins(options: &cni::Options) -> Line {
+    match cni::look(options) {
+        Ok(found) => Line::ok("cni", found),
+        Err(error) => Line::warn("cni", error, "until it is there, creates fail; or say --network builtin"),
+    }
 }
 
 fn table(policy: &Policy, folders: &Folders) -> Line {

@@ -2,8 +2,8 @@
 
 use super::names;
 use gardend_controller::ports::NetworkWanted;
-use gardend_controller::record::SandboxId;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use gardend_controller::record::{PortIn, SandboxId};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IFNAMSIZ.
 const LINK_BYTES: usize = 16;
@@ -69,16 +69,28 @@ pub(super) fn of(wanted: &NetworkWanted, link: &str) -> Vec<Element> {
         for protocol in [TCP, UDP] {
             let key = port_key(protocol, port.host_port);
             let to4 = target4(addresses.address, port.container_port);
-            elements.push(set("doors4", [key[..4].to_vec(), to4.clone()].concat()));
-            elements.push(Element { set: "ports4", key: key.clone(), end: None, value: Value::Bytes(to4) });
+            elements.push(set("doors4", [key[..4].to_vec(), to4].concat()));
             if let Some(ipv6) = addresses.ipv6 {
                 let to6 = target6(ipv6, port.container_port);
-                elements.push(set("doors6", [key[..4].to_vec(), to6.clone()].concat()));
-                elements.push(Element { set: "ports6", key, end: None, value: Value::Bytes(to6) });
+                elements.push(set("doors6", [key[..4].to_vec(), to6].concat()));
             }
         }
+        let own = std::iter::once(IpAddr::V4(addresses.address)).chain(addresses.ipv6.map(IpAddr::V6));
+        elements.extend(own.flat_map(|address| self::ports(address, *port)));
     }
     elements
+}
+
+/// What makes a port of the node's lead to one of an address, by both protocols.
+pub(super) fn ports(address: IpAddr, port: PortIn) -> [Element; 2] {
+    let (set, target) = match address {
+        IpAddr::V4(address) => ("ports4", target4(address, port.container_port)),
+        IpAddr::V6(address) => ("ports6", target6(address, port.container_port)),
+    };
+    [TCP, UDP].map(|protocol| {
+        let key = port_key(protocol, port.host_port);
+        Element { set, key, end: None, value: Value::Bytes(target.clone()) }
+    })
 }
 
 /// The zone of connections that begin in a place: one of 65,535, by chance, since what counts is that the
@@ -114,7 +126,7 @@ fn port_field(port: u16) -> [u8; 4] {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use gardend_controller::record::{Addresses, ContainerUid, Handle, PortIn, RuleOut};
+    use gardend_controller::record::{Addresses, ContainerUid, Handle, RuleOut};
 
     pub fn wanted() -> NetworkWanted {
         NetworkWanted {

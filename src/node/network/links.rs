@@ -21,7 +21,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,11 @@ impl Inside {
             return Err(io::Error::other(format!("pid {} is in gardend's own network namespace", init.pid)));
         }
         Ok(same.then_some(Self { namespace }))
+    }
+
+    /// The namespace itself.
+    pub fn namespace(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
     }
 
     /// A connection to the kernel there. A thread of its own goes in, opens it, and ends.
@@ -338,6 +343,39 @@ fn find(connection: &mut Connection, name: &str) -> io::Result<Option<u32>> {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The number of the other end of a place's link, in whichever namespace that is; `None` where it has no
+/// link, or one without another end.
+pub(super) fn other_end(inside: &Inside) -> io::Result<Option<u32>> {
+    let mut there = inside.connect()?;
+    let mut request = question();
+    request.attributes.push(LinkAttribute::IfName(names::INSIDE.to_owned()));
+    let link = match there.ask(RouteNetlinkMessage::GetLink(request)) {
+        Ok(RouteNetlinkMessage::NewLink(link)) => link,
+        Ok(_) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(link.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(index),
+        _ => None,
+    }))
+}
+
+/// Limits what a link carries, both ways; 0: not at all.
+pub(super) fn limit(
+    route: &mut Connection,
+    link: &str,
+    inside: &Inside,
+    (rate, burst): bandwidth::Limit,
+    mtu: u32,
+) -> io::Result<()> {
+    let index = index_of(link).ok_or(io::ErrorKind::NotFound)?;
+    let mut there = inside.connect()?;
+    let eth0 = find(&mut there, names::INSIDE)?.ok_or(io::ErrorKind::NotFound)?;
+    bandwidth::set(route, index, rate, burst, mtu)?;
+    bandwidth::set(&mut there, eth0, rate, burst, mtu)
 }
 
 /// Our links on the host, by name.

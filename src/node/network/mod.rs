@@ -10,7 +10,9 @@
 //! forwarded. Work on the kernel runs on threads for blocking work, one change after the other.
 
 mod bandwidth;
+pub mod cni;
 mod elements;
+mod filter;
 mod links;
 mod names;
 mod netlink;
@@ -26,7 +28,7 @@ mod watch;
 use crate::node::containerd::labels::OwnerMark;
 use crate::node::place::Folders;
 use async_trait::async_trait;
-use elements::Element;
+use filter::{Filter, Part};
 use gardend_controller::ports::{Network, NetworkWanted, NodeError, NodeErrorKind, WantedNow};
 use gardend_controller::record::{ContainerUid, RuleOut, SandboxId};
 use ipnet::{IpNet, Ipv4Net};
@@ -36,14 +38,12 @@ use prometheus_client::metrics::counter::Counter;
 pub use resolver::Resolver;
 use routing::Priority;
 pub use routing::Uplink;
-use rules::{Rows, Stamp};
 pub use ruleset::Policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use table::{Change, Content, Table};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc};
 
 /// How long one change may take, with those before it.
@@ -80,12 +80,16 @@ impl NetworkNode {
         watch::start(names.table().to_owned(), told)?;
         let state = State {
             route: Connection::route()?,
-            table: Table::open(names.table())?,
+            filter: Filter::open(
+                &names,
+                &elements::SETS,
+                ruleset::text(&names, &options.policy),
+                options.restores.clone(),
+            )?,
             priority: Priority::of(&owner),
             names,
             folders,
             options,
-            base: None,
             known: BTreeMap::new(),
             mtu: None,
         };
@@ -114,7 +118,7 @@ pub fn try_table(folders: &Folders, policy: &Policy) -> Result<(), String> {
     // The folders may not be there yet; whose table it is does not matter here.
     let mark = OwnerMark::of(folders.state(), folders.run()).or_else(|_| OwnerMark::of("/".as_ref(), "/".as_ref()));
     let names = Names::of(&mark.map_err(|error| error.to_string())?);
-    ruleset::install(&names, policy).map_err(|error| error.message)
+    ruleset::install(&names, &ruleset::text(&names, policy)).map_err(|error| error.message)
 }
 
 /// Makes a link where the calling thread is: in a network namespace for trying out. Whether its
@@ -153,20 +157,7 @@ impl Network for NetworkNode {
     }
 
     async fn check_port(&self, host_port: u16) -> Result<(), NodeError> {
-        let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, host_port).into();
-        let tcp = tokio::net::TcpSocket::new_v4().and_then(|socket| {
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)
-        });
-        let taken = tcp.and_then(|()| std::net::UdpSocket::bind(address).map(drop));
-        match taken {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let message = format!("host port {host_port} is already in use by a program of the node");
-                Err(NodeError::new(NodeErrorKind::Invalid, message))
-            }
-            Err(error) => Err(NodeError::new(NodeErrorKind::Failed, format!("trying host port {host_port}: {error}"))),
-        }
+        check_port(host_port)
     }
 
     async fn ensure(&self, wanted: WantedNow<'_, Option<NetworkWanted>>) -> Result<(), NodeError> {
@@ -210,6 +201,24 @@ impl Network for NetworkNode {
     }
 }
 
+/// Refuses a port of the node's that a program listens on.
+fn check_port(host_port: u16) -> Result<(), NodeError> {
+    let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, host_port).into();
+    let tcp = tokio::net::TcpSocket::new_v4().and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)
+    });
+    let taken = tcp.and_then(|()| std::net::UdpSocket::bind(address).map(drop));
+    match taken {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let message = format!("host port {host_port} is already in use by a program of the node");
+            Err(NodeError::new(NodeErrorKind::Invalid, message))
+        }
+        Err(error) => Err(NodeError::new(NodeErrorKind::Failed, format!("trying host port {host_port}: {error}"))),
+    }
+}
+
 /// Whether the routes to a container's addresses are those by its link.
 fn leads_to(routes: &BTreeMap<IpAddr, u32>, wanted: &NetworkWanted, link: u32) -> bool {
     let addresses = &wanted.addresses;
@@ -228,9 +237,7 @@ struct State {
     names: Names,
     priority: Priority,
     route: Connection,
-    table: Table,
-    /// Of the table's own rules when they were made last.
-    base: Option<[u8; 32]>,
+    filter: Filter,
     known: BTreeMap<ContainerUid, NetworkWanted>,
     mtu: Option<u32>,
 }
@@ -254,7 +261,7 @@ impl State {
         let limited = was_limited || wanted.bandwidth_rate > 0;
         links::ensure(&mut self.route, &wanted, &link, &inside, mtu, limited)?;
         let before = self.known.insert(wanted.container.clone(), wanted.clone());
-        let changed = self.change(before.as_ref(), Some(&wanted));
+        let changed = self.filter.put(&self.part(&wanted));
         if let Some(before) = before.filter(|before| before.sandbox != wanted.sandbox) {
             self.forget_link(&self.names.link(&before.sandbox));
         }
@@ -282,7 +289,7 @@ impl State {
 
     fn release(&mut self, container: &ContainerUid) -> Result<(), NodeError> {
         let Some(before) = self.known.get(container).cloned() else { return Ok(()) };
-        self.change(Some(&before), None)?;
+        self.filter.remove(container)?;
         self.known.remove(container);
         if self.in_pools(&before) { Ok(()) } else { self.guard(None) }
     }
@@ -295,7 +302,8 @@ impl State {
         self.guard(None)?;
         let mut failures = Vec::new();
         self.restore_links(&mut failures).map_err(attempting("looking at links and routes"))?;
-        self.settle()?;
+        let parts: Vec<Part> = self.known.values().map(|wanted| self.part(wanted)).collect();
+        self.filter.make(parts)?;
         if failures.is_empty() {
             return Ok(());
         }
@@ -335,99 +343,14 @@ impl State {
         links::ensure(&mut self.route, wanted, link, &inside, mtu, wanted.bandwidth_rate > 0)
     }
 
-    /// One container's part of the table becomes another, in one transaction.
-    fn change(&mut self, before: Option<&NetworkWanted>, after: Option<&NetworkWanted>) -> Result<(), NodeError> {
-        let before_elements = before.map(|wanted| self.elements(wanted)).unwrap_or_default();
-        let after_elements = after.map(|wanted| self.elements(wanted)).unwrap_or_default();
-        let before_chain = before.and_then(|wanted| self.chain(wanted));
-        let after_chain = after.and_then(|wanted| self.chain(wanted));
-        let written = after.filter(|_| after_chain != before_chain).and_then(|wanted| self.rows(wanted));
-        let mut change = Change {
-            gone: before_elements.difference(&after_elements).collect(),
-            new: after_elements.difference(&before_elements).collect(),
-            ..Change::default()
-        };
-        if let (Some((chain, _)), None) = (&before_chain, &after_chain) {
-            change.chains_gone.push(chain);
+    /// A container's part of the table.
+    fn part(&self, wanted: &NetworkWanted) -> Part {
+        Part {
+            container: wanted.container.clone(),
+            handle: wanted.handle.clone(),
+            elements: elements::of(wanted, &self.names.link(&wanted.sandbox)).into_iter().collect(),
+            rules: wanted.rules_out.clone(),
         }
-        change.chains.extend(written.iter().map(|(chain, rows)| (chain.as_str(), rows)));
-        match self.table.change(change) {
-            Ok(()) => Ok(()),
-            Err(refused) => {
-                // It is not what it was believed to be: somebody else was there.
-                tracing::info!(error = %refused.error, at = ?refused.index, "the table of nftables is looked at");
-                match after {
-                    Some(_) => self.settle(),
-                    None => self.settle_without(before),
-                }
-            }
-        }
-    }
-
-    /// As [`Self::settle`], with one container left out that is still known.
-    fn settle_without(&mut self, gone: Option<&NetworkWanted>) -> Result<(), NodeError> {
-        let kept = gone.and_then(|gone| self.known.remove(&gone.container));
-        let settled = self.settle();
-        if let (Err(_), Some(kept)) = (&settled, kept) {
-            self.known.insert(kept.container.clone(), kept);
-        }
-        settled
-    }
-
-    /// The table becomes what all that is known comes to, from whatever it is.
-    fn settle(&mut self) -> Result<(), NodeError> {
-        let reading = attempting("reading the table of nftables");
-        let mut found = self.table.read().map_err(&reading)?;
-        if found.as_ref().is_none_or(|found| Some(found.base) != self.base) {
-            if self.base.is_some() {
-                tracing::warn!(table = self.names.table(), "somebody changed the table of nftables; it is put back");
-                self.options.restores.inc();
-            }
-            ruleset::install(&self.names, &self.options.policy)?;
-            found = self.table.read().map_err(&reading)?;
-            self.base = found.as_ref().map(|found| found.base);
-        }
-        let Some(found) = found else {
-            return Err(NodeError::new(NodeErrorKind::Failed, "the table of nftables is gone as soon as it is made"));
-        };
-        let shall = Content {
-            elements: self.known.values().flat_map(|wanted| self.elements(wanted)).collect(),
-            chains: self.known.values().filter_map(|wanted| self.chain(wanted)).collect(),
-        };
-        let is = found.content;
-        let other = |wanted: &&NetworkWanted| {
-            let chain = names::chain(&wanted.container);
-            is.chains.get(&chain) != shall.chains.get(&chain)
-        };
-        let rows: Vec<_> = self.known.values().filter(other).filter_map(|wanted| self.rows(wanted)).collect();
-        let change = Change {
-            gone: is.elements.difference(&shall.elements).collect(),
-            chains_gone: is
-                .chains
-                .keys()
-                .filter(|chain| !shall.chains.contains_key(*chain))
-                .map(String::as_str)
-                .collect(),
-            chains: rows.iter().map(|(chain, rows)| (chain.as_str(), rows)).collect(),
-            new: shall.elements.difference(&is.elements).collect(),
-        };
-        self.table.change(change).map_err(|refused| attempting("changing the table of nftables")(refused.error))
-    }
-
-    fn elements(&self, wanted: &NetworkWanted) -> BTreeSet<Element> {
-        elements::of(wanted, &self.names.link(&wanted.sandbox)).into_iter().collect()
-    }
-
-    /// The chain of a container that has rules, by the stamp of what it holds.
-    fn chain(&self, wanted: &NetworkWanted) -> Option<(String, Stamp)> {
-        let stamp = || rules::stamp(&wanted.rules_out, &wanted.handle, self.names.prefix());
-        (!wanted.rules_out.is_empty()).then(|| (names::chain(&wanted.container), stamp()))
-    }
-
-    /// The chain of a container that has rules, with what it holds.
-    fn rows(&self, wanted: &NetworkWanted) -> Option<(String, Rows)> {
-        let rows = || rules::rows(&wanted.rules_out, &wanted.handle, self.names.prefix());
-        (!wanted.rules_out.is_empty()).then(|| (names::chain(&wanted.container), rows()))
     }
 
     /// Routing refuses what the table has not passed, for the pools and what clients asked for beside.

@@ -20,6 +20,11 @@ impl Names {
         Self { prefix: format!("gd{}", &owner.as_str()[..MARK_DIGITS]), table: format!("gardend_{owner}") }
     }
 
+    /// Those of our table beside networks that plugins make.
+    pub fn of_plugins(owner: &OwnerMark) -> Self {
+        Self { table: format!("gardend_cni_{owner}"), ..Self::of(owner) }
+    }
+
     /// What the name of each of our links on the host begins with, and of no other.
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -1,5 +1,7 @@
 //! What a container's /etc/resolv.conf and /etc/hosts say.
 
+use super::cni;
+use crate::node::place::Folders;
 use gardend_controller::ports::NetworkWanted;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -17,6 +19,8 @@ pub struct Resolver {
     pub deny_by_default: bool,
     /// What every container's /etc/hosts says beside: names and whose they are.
     pub hosts: Vec<(String, IpAddr)>,
+    /// Where plugins' networks are recorded, which may name servers too, before the node's.
+    pub plugins: Option<Folders>,
 }
 
 impl Resolver {
@@ -39,7 +43,9 @@ impl Resolver {
         if !self.servers.is_empty() {
             return self.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
         }
-        of_node(OF_NODE.map(Path::new))
+        let told =
+            self.plugins.as_ref().and_then(|folders| cni::resolv_conf(&cni::store_of(folders), &network.container));
+        told.unwrap_or_else(|| of_node(OF_NODE.map(Path::new)))
     }
 }
 

@@ -121,7 +121,7 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
     text
 }
 
-const REJECT: &str = "reject with icmpx type admin-prohibited";
+pub(super) const REJECT: &str = "reject with icmpx type admin-prohibited";
 const NEIGHBOURS: &str = "{ nd-neighbor-solicit, nd-neighbor-advert }";
 
 /// Sets and maps by kind, name and definition. [`super::elements`] says what is in them.
@@ -152,11 +152,10 @@ const BASE_CHAINS: [(&str, &str); 6] = [
 /// Chains that these call.
 const CHAINS: [&str; 4] = ["from_container", "between", "to_container", "door"];
 
-/// Has `nft` make the table what [`text`] says. Where an older gardend's table stands in the way it is
+/// Has `nft` make the table what a text such as [`text`] says. Where an older gardend's table stands in the way it is
 /// made anew, in the same transaction.
-pub(super) fn install(names: &Names, policy: &Policy) -> Result<(), NodeError> {
-    let text = text(names, policy);
-    run(&text).or_else(|first| {
+pub(super) fn install(names: &Names, text: &str) -> Result<(), NodeError> {
+    run(text).or_else(|first| {
         let table = names.table();
         let anew = format!("add table inet {table}\ndelete table inet {table}\n{text}");
         run(&anew).map_err(|second| {

@@ -4,7 +4,7 @@
 //! netlink, without a program to start. A chain's rules bear a stamp, so that what they are can be
 //! compared without reading them.
 
-use super::elements::{Element, SETS, Value};
+use super::elements::{Element, Value};
 use super::names::CHAIN_PREFIX;
 use super::netlink::{Connection, Refused};
 use super::rules::{Rows, Stamp};
@@ -44,19 +44,20 @@ pub(super) struct Found {
 /// Our table.
 pub(super) struct Table {
     name: String,
+    sets: &'static [&'static str],
     connection: Connection,
 }
 
 impl Table {
-    pub fn open(name: &str) -> io::Result<Self> {
-        Ok(Self { name: name.to_owned(), connection: Connection::netfilter()? })
+    pub fn open(name: &str, sets: &'static [&'static str]) -> io::Result<Self> {
+        Ok(Self { name: name.to_owned(), sets, connection: Connection::netfilter()? })
     }
 
     /// Reads it; `None` where there is none, or not all of its sets.
     pub fn read(&mut self) -> io::Result<Option<Found>> {
         let mut content = Content::default();
-        for set in SETS {
-            let attributes = vec![SetElementList::Table(self.name.clone()), SetElementList::Set(set.to_owned())];
+        for set in self.sets {
+            let attributes = vec![SetElementList::Table(self.name.clone()), SetElementList::Set((*set).to_owned())];
             match self.connection.dump(message(NfTablesMessage::GetSetElement(SetElementMessage { attributes }))) {
                 Ok(found) => found.into_iter().for_each(|found| elements_of(found, set, &mut content.elements)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),

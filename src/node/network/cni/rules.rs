@@ -1,0 +1,129 @@
+//! Our table beside plugins' networks: what they leave to the runtime. Containers are told by their
+//! addresses, since how they are linked is the plugins' affair.
+//!
+//! ```text
+//!   prerouting  ports    to an address of the node: ports in, where no plugin leads them
+//!   output      ports_own  the same, for programs of the node
+//!   forward     forward  from a container: what is established, its rules, what is not denied
+//!   input       input    from a container to the node itself: nothing, unless that is allowed
+//!   postrouting leave    from a container to one by a port of the node's: in the node's name
+//! ```
+//!
+//! What reaches containers, and them one another, is decided by plugins, and who has which address.
+
+use super::store::Attachment;
+use crate::node::network::elements::{self, Element, Value};
+use crate::node::network::filter::Part;
+use crate::node::network::names::{self, Names};
+use crate::node::network::ruleset::{Policy, REJECT};
+use gardend_controller::ports::NetworkWanted;
+use std::net::IpAddr;
+
+/// All sets.
+pub(super) const SETS: [&str; 6] = ["containers4", "containers6", "outlets4", "outlets6", "ports4", "ports6"];
+
+const DEFINITIONS: [(&str, &str, &str); 6] = [
+    ("set", "containers4", "type ipv4_addr;"),
+    ("set", "containers6", "type ipv6_addr;"),
+    ("map", "outlets4", "type ipv4_addr : verdict;"),
+    ("map", "outlets6", "type ipv6_addr : verdict;"),
+    ("map", "ports4", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
+    ("map", "ports6", "type inet_proto . inet_service : ipv6_addr . inet_service;"),
+];
+
+const BASE_CHAINS: [(&str, &str); 5] = [
+    ("ports", "type nat hook prerouting priority -100"),
+    ("ports_own", "type nat hook output priority -100"),
+    ("forward", "type filter hook forward priority -5"),
+    ("input", "type filter hook input priority -5"),
+    ("leave", "type nat hook postrouting priority 100"),
+];
+
+const CHAINS: [&str; 2] = ["from_container", "to_node"];
+
+/// The table as `nft` reads it; made as `ruleset` has it.
+pub(super) fn text(names: &Names, policy: &Policy) -> String {
+    let table = format!("inet {}", names.table());
+    let mut lines = vec![format!("add table {table}")];
+    lines.extend(DEFINITIONS.map(|(kind, name, definition)| format!("add {kind} {table} {name} {{ {definition} }}")));
+    let base = BASE_CHAINS.map(|(name, hook)| (name, format!(" {{ {hook}; policy accept; }}")));
+    for (name, hook) in base.into_iter().chain(CHAINS.map(|name| (name, String::new()))) {
+        lines.push(format!("add chain {table} {name}{hook}"));
+        lines.push(format!("flush chain {table} {name}"));
+    }
+    let mut rule = |chain: &str, words: &str| lines.push(format!("add rule {table} {chain} {words}"));
+    for chain in ["ports", "ports_own"] {
+        rule(chain, "ip daddr != 127.0.0.0/8 fib daddr type local dnat ip to meta l4proto . th dport map @ports4");
+        rule(chain, "ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6");
+    }
+    for (chain, to) in [("forward", "from_container"), ("input", "to_node")] {
+        rule(chain, "ct state established,related accept");
+        rule(chain, &format!("ip saddr @containers4 goto {to}"));
+        rule(chain, &format!("ip6 saddr @containers6 goto {to}"));
+    }
+    rule("from_container", "ip saddr vmap @outlets4");
+    rule("from_container", "ip6 saddr vmap @outlets6");
+    if policy.deny_by_default {
+        rule("from_container", REJECT);
+    }
+    for network in &policy.deny_networks {
+        let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
+        rule("from_container", &format!("{family} daddr {} {REJECT}", network.trunc()));
+    }
+    if !policy.allow_host_access {
+        rule("to_node", "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept");
+        rule("to_node", REJECT);
+    }
+    rule("leave", "ip saddr @containers4 ip daddr @containers4 ct status dnat masquerade");
+    rule("leave", "ip6 saddr @containers6 ip6 daddr @containers6 ct status dnat masquerade");
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// Whether what an operator denies can be kept only where packets pass the node.
+pub(super) fn denies(policy: &Policy) -> bool {
+    policy.deny_by_default || !policy.deny_networks.is_empty()
+}
+
+/// A container's part of it.
+pub(super) fn part(wanted: &NetworkWanted, attachment: &Attachment, led_by_plugins: bool) -> Part {
+    let own = std::iter::once(IpAddr::V4(wanted.addresses.address)).chain(wanted.addresses.ipv6.map(IpAddr::V6));
+    let mut elements = Vec::new();
+    for address in own {
+        let (containers, outlets, key) = match address {
+            IpAddr::V4(address) => ("containers4", "outlets4", address.octets().to_vec()),
+            IpAddr::V6(address) => ("containers6", "outlets6", address.octets().to_vec()),
+        };
+        elements.push(Element { set: containers, key: key.clone(), end: None, value: Value::None });
+        if !wanted.rules_out.is_empty() {
+            let value = Value::Jump(names::chain(&wanted.container));
+            elements.push(Element { set: outlets, key, end: None, value });
+        }
+        if !led_by_plugins {
+            elements.extend(wanted.ports_in.iter().flat_map(|port| elements::ports(address, *port)));
+        }
+    }
+    Part {
+        container: attachment.container.clone(),
+        handle: wanted.handle.clone(),
+        elements: elements.into_iter().collect(),
+        rules: wanted.rules_out.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_denied_comes_after_the_rules_that_may_open_it() {
+        let names =
+            Names::of_plugins(&crate::node::containerd::labels::OwnerMark::of("/".as_ref(), "/".as_ref()).unwrap());
+        let policy = Policy { deny_networks: vec!["10.0.0.0/8".parse().unwrap()], ..Policy::default() };
+        let text = text(&names, &policy);
+        let at = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words:?} is not in {text}"));
+        assert!(at("vmap @outlets6") < at("ip daddr 10.0.0.0/8 reject"));
+        assert!(text.contains("to_node reject with"));
+        assert!(denies(&policy) && !denies(&Policy::default()));
+    }
+}
