@@ -5,6 +5,7 @@ pub mod config;
 mod docker_config;
 #[cfg(target_os = "linux")]
 pub mod garden;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod telemetry;

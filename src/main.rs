@@ -8,6 +8,7 @@
 
 #[cfg_attr(not(target_os = "linux"), path = "serve/elsewhere.rs")]
 mod serve;
+mod watching;
 
 use gardend::cli::check::{self, CheckRow};
 use gardend::cli::{self, CheckArgs, Command};

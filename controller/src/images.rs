@@ -7,6 +7,7 @@
 
 use crate::error::Error;
 use crate::ledger::Durable;
+use crate::observe::Observation;
 use crate::ports::{Collect, ImageSeen, NodeError, NodeErrorKind, PullProgress, Pulled};
 use crate::record::{
     ContainerUid, ImageCredentials, ImageDigest, ImageReference, ProcessSpec, ProcessUid, ResolvedImage, Stage,
@@ -17,6 +18,8 @@ use crate::state::{Failure, keep_event};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
+use tracing::Instrument;
 
 /// Pulls the image of a container that is being created, and records what it is.
 pub async fn bring(
@@ -107,7 +110,11 @@ async fn pull(
     reference: &ImageReference,
     credentials: Option<&ImageCredentials>,
 ) -> Result<Pulled, NodeError> {
-    let pulled = shared.node.images.pull(reference, credentials).await;
+    let began = Instant::now();
+    let span = tracing::info_span!("pull", image = %reference);
+    let pulled = shared.node.images.pull(reference, credentials).instrument(span).await;
+    let bytes = pulled.as_ref().map_or(0, |pulled| pulled.bytes);
+    shared.options.observing.tell(Observation::Pull { bytes, failed: pulled.is_err(), took: began.elapsed() });
     if let Err(error) = &pulled {
         tracing::warn!(image = %reference, %error, "an image was not pulled");
     }

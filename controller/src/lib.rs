@@ -16,6 +16,7 @@ mod addresses;
 mod attachment;
 #[cfg(any(test, feature = "fakes"))]
 pub mod contract;
+mod counts;
 mod create;
 mod destroy;
 pub mod error;
@@ -27,6 +28,7 @@ mod images;
 pub mod ledger;
 mod measure;
 mod network;
+pub mod observe;
 mod oom;
 mod options;
 mod places;
@@ -45,6 +47,7 @@ mod timers;
 
 pub use addresses::{AddressError, Asked};
 pub use attachment::{Attachment, Output};
+pub use counts::{AddressCounts, Counts, Health, PlaceCounts, QueueCounts};
 pub use error::Error;
 pub use files::Transfer;
 pub use images::KnownImage;

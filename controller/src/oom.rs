@@ -5,6 +5,7 @@
 //! make us compare the two, so that none is missed and none told twice, whatever came in between.
 
 use crate::ledger::Durable;
+use crate::observe::Observation;
 use crate::plan::Place;
 use crate::record::{ContainerRecord, ContainerUid, ExitStatus, ProcessRecord, ProcessState, ProcessUid, SandboxId};
 use crate::service::MESSAGE_PROPERTY;
@@ -113,6 +114,7 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<Ended>, namele
         return false;
     }
     tracing::warn!(%uid, kills = seen.kills - told, last = last.as_deref().or(ended.as_ref().map(|ended| ended.who.as_str())).unwrap_or("-"), "out of memory");
+    shared.options.observing.tell(Observation::OutOfMemory { kills: seen.kills - told });
     let (id, kills) = (id.clone(), seen.kills);
     let words = words(kills, last, ended, limit);
     let tell = move |record: &mut ContainerRecord| {

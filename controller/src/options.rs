@@ -1,5 +1,6 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
+use crate::observe::Observing;
 use crate::ports::{Files, Images, Metrics, Network, Processes, Resources, Rootfs, Sandboxes, Streams};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr};
@@ -42,6 +43,8 @@ pub struct Options {
     /// What containers' addresses and ports are taken from. `None`: they have their own loopback
     /// alone.
     pub network: Option<NetworkOptions>,
+    /// Who is told of what happens.
+    pub observing: Observing,
 }
 
 impl Default for Options {
@@ -62,6 +65,7 @@ impl Default for Options {
             removals_at_once: 4,
             places: PathBuf::from("/run/gardend/places"),
             network: None,
+            observing: Observing::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Span;
 
 /// Things that happened to one container, kept at most.
 const MAX_EVENTS: usize = 32;
@@ -38,6 +39,10 @@ pub struct State {
     pub pools: Option<Pools>,
     /// Why containerd does not answer, while it does not.
     pub unavailable: Option<NodeError>,
+    /// Why the node's network is not what it shall be, while it is not.
+    pub network_fault: Option<NodeError>,
+    /// When the sweeper last came to an end.
+    pub swept: Option<Instant>,
 }
 
 /// A place.
@@ -104,6 +109,8 @@ pub struct Container {
     pub busy: usize,
     /// Since when there is none.
     pub idle_since: Instant,
+    /// The request that waits for what the loop does; a span of nothing where none does.
+    pub request: Span,
     /// When its grace time is looked at next.
     pub grace_armed: Option<Instant>,
 }
@@ -270,6 +277,7 @@ impl Container {
             ended: VecDeque::new(),
             busy: 0,
             idle_since: now,
+            request: Span::none(),
             grace_armed: None,
             record,
         }

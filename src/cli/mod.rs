@@ -41,6 +41,7 @@ mod signals;
 mod stats;
 mod stop;
 mod terminal;
+mod top;
 
 pub use check::CheckArgs;
 pub use output::report_error;
@@ -190,6 +191,8 @@ pub enum ClientCommand {
     Logs(logs::LogsArgs),
     /// Show what containers use of processors, memory, network and disk
     Stats(stats::StatsArgs),
+    /// Watch containers and their processes, and open a shell or an output of one
+    Top(top::TopArgs),
     /// Show and open ports of the node that lead into a container
     #[command(visible_alias = "port")]
     Ports(ports::PortsArgs),
@@ -282,6 +285,7 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Cp(args) => cp::cp(&context, args).await,
         ClientCommand::Logs(args) => logs::logs(&context, args).await,
         ClientCommand::Stats(args) => stats::stats(&context, args).await,
+        ClientCommand::Top(args) => top::top(&context, args).await,
         ClientCommand::Ports(args) => ports::ports(&context, args).await,
         ClientCommand::Allow(args) => allow::allow(&context, args).await,
         ClientCommand::Limits(args) => limits::limits(&context, args).await,

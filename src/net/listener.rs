@@ -33,10 +33,10 @@ pub struct Access {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody does.
-    #[error("{0} is in use by another program; stop that one, or choose another --listen")]
+    #[error("{0} is in use by another program; stop that one, or choose another address")]
     InUse(Address),
     /// A file of another kind, which is not ours to remove.
-    #[error("{} is there and no socket; remove it, or choose another --listen", .0.display())]
+    #[error("{} is there and no socket; remove it, or choose another address", .0.display())]
     NoSocket(PathBuf),
     /// The kernel refused.
     #[error("cannot {what} {address}: {source}")]
@@ -415,6 +415,6 @@ mod tests {
     async fn a_port_in_use_is_refused() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let refused = Claim::new(&Address::Tcp(taken.local_addr().unwrap())).unwrap_err();
-        assert!(refused.to_string().ends_with("stop that one, or choose another --listen"), "{refused}");
+        assert!(refused.to_string().ends_with("stop that one, or choose another address"), "{refused}");
     }
 }

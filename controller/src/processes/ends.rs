@@ -3,6 +3,7 @@
 
 use super::{alive, drop_from_memory, update};
 use crate::ledger::{Change, Durable};
+use crate::observe::{Observation, ProcessEnd};
 use crate::oom;
 use crate::places;
 use crate::plan::Wanted;
@@ -125,6 +126,11 @@ fn publish(shared: &Shared, uid: &ProcessUid, ended: ProcessState, at: Option<Sy
     let state = &mut *state;
     let Some(process) = state.processes.get_mut(uid).filter(|process| process.alive()) else { return };
     process.record.ended_at = at;
+    let end = match &ended {
+        ProcessState::Exited(status) => (*status).into(),
+        _ => ProcessEnd::Lost,
+    };
+    shared.options.observing.tell(Observation::ProcessEnded(end));
     process.outcome.send_replace(outcome(&ended));
     process.record.state = ended;
     if let Some(container) = state.containers.get_mut(&process.record.container) {
