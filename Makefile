@@ -3,6 +3,7 @@
 # make lint   formatting, clippy, dependencies, generated files
 # make bench  what a Garden client waits for, beside the bare containerd's own cost
 # make soak   the kills of tests/faults a thousand times over
+# make macos  what compiles for macOS does so, without a Mac
 # make crds   the custom resource definitions, printed anew into crds/
 # make docs   docs/configuration.md and its schema, printed anew from the options
 SHELL := /bin/bash
@@ -26,7 +27,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-kube test-go test-v2 lint bench soak crds docs setup tools FORCE
+.PHONY: run build test test-rust test-kube test-go test-v2 lint macos bench soak crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -79,6 +80,10 @@ lint: setup go.work
 	scripts/check-go.sh
 	scripts/generate-docs.sh --check
 	for script in scripts/*.sh tests/kube/*.sh tests/kube/tools/*.sh .ci/run; do bash -n "$$script"; done
+
+# Beside `make lint`, since it takes minutes where nothing is compiled yet.
+macos:
+	scripts/check-macos.sh
 
 bench: tools go.work
 	cargo bench --locked --quiet --package gardend-controller --bench plan

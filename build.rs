@@ -32,6 +32,10 @@ fn main() {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
+    if env::var_os("CARGO_CFG_TARGET_OS").is_none_or(|system| system != "linux") {
+        // A command line alone: there are no places for an init.
+        return;
+    }
     let result = match env::var_os(PREBUILT) {
         Some(path) => prebuilt(Path::new(&path)),
         None => build(),

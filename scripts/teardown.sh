@@ -48,6 +48,10 @@ named() {
 
 ours() {
   local pid top
+  # The inits of places, of which those of --backend host are in no group.
+  for pid in $(cut -d' ' -f1 "$run"/places/*/init.pid 2>/dev/null); do
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != garden-init ] || with_descendants "$pid"
+  done
   for pid in $(named containerd containerd-shim runc crun runc:[2:INIT] exe); do with_descendants "$pid"; done
   for top in $(hierarchies); do
     [ ! -d "$top/gardend/$owner" ] || find "$top/gardend/$owner" -name cgroup.procs -exec cat {} + 2>/dev/null

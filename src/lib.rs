@@ -2,8 +2,11 @@
 
 pub mod cli;
 pub mod config;
+mod docker_config;
+#[cfg(target_os = "linux")]
 pub mod garden;
 pub mod kube;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod telemetry;

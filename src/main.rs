@@ -6,9 +6,11 @@
 //! once every container has been taken over: clients try a refused connection again, while an
 //! unknown process would be final to them.
 
+#[cfg_attr(not(target_os = "linux"), path = "serve/elsewhere.rs")]
 mod serve;
+mod watching;
 
-use gardend::cli::check::{self, CheckRow, CheckStatus};
+use gardend::cli::check::{self, CheckRow};
 use gardend::cli::{self, CheckArgs, Command};
 use std::process::ExitCode;
 
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(status) => return status,
     };
+    #[cfg(target_os = "linux")]
     gardend::node::sys::share_heaps();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -47,12 +50,21 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 async fn run_check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let json = args.json();
-    let report = serve::check(args.serve.validate()?).await?;
-    let rows: Vec<CheckRow> = report.lines.into_iter().map(row).collect();
+    let rows: Vec<CheckRow> = rows(args.serve.validate()?).await?;
     Ok(check::print(&rows, json))
 }
 
+#[cfg(not(target_os = "linux"))]
+use serve::rows;
+
+#[cfg(target_os = "linux")]
+async fn rows(config: gardend::config::ServeConfig) -> anyhow::Result<Vec<CheckRow>> {
+    Ok(serve::check(config).await?.lines.into_iter().map(row).collect())
+}
+
+#[cfg(target_os = "linux")]
 fn row(line: gardend::node::check::Line) -> CheckRow {
+    use gardend::cli::check::CheckStatus;
     use gardend::node::check::Verdict;
     let status = match line.verdict {
         Verdict::Ok => CheckStatus::Ok,

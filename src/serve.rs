@@ -7,6 +7,7 @@
 mod cluster;
 mod host;
 
+use crate::watching::{Counted, Watching};
 use anyhow::{Context, Result, anyhow, bail};
 use gardend::config::{self, Backend, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
@@ -27,8 +28,10 @@ use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
+use gardend_controller::observe::Observing;
 use gardend_controller::ports::Network;
 use gardend_controller::{Controller, NetworkOptions, Node, Options};
+use prometheus_client::metrics::counter::Counter;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -39,7 +42,9 @@ use tokio::signal::unix::{SignalKind, signal};
 pub async fn serve(sources: Sources) -> Result<()> {
     let file = sources.file().map(Path::to_owned);
     let config = sources.validate()?;
-    telemetry::init(&config.log_filter, config.log_format)?;
+    let spans = telemetry::SpanCounts::default();
+    let collector = telemetry::collector(config.otlp_endpoint.clone());
+    let traces = telemetry::init(&config.log_filter, config.log_format, collector.as_deref(), spans.clone())?;
     if let Some(file) = file {
         tracing::info!(file = %file.display(), "options are read from a configuration file");
     }
@@ -61,16 +66,19 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let access = access(&config)?;
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
     let cluster = cluster::connect(&config).await?;
+    let (watching, counted) = Watching::begin(&config, access, &spans)?;
     let secure = config.secure.clone().map(Secure::new).transpose().context("cannot secure tls:// addresses")?;
     if settings.is_some() {
         ids::settle(&folders, &config.id_map)?;
     }
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
-    let Parts { node, options, machine, managed, report } = match settings {
-        Some(settings) => on_containerd(&config, &folders, settings).await?,
+    let Parts { node, options, machine, managed, containerd, report } = match settings {
+        Some(settings) => on_containerd(&config, &folders, settings, &counted).await?,
         None => host::on_host(&config, &folders)?,
     };
+    let options = Options { observing: Observing::by(counted.events), ..options };
     let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
+    watching.started(controller.clone(), containerd);
 
     let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
     announce(listeners.iter().map(Listener::address));
@@ -78,7 +86,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
         let options = cluster::options(&config, place.node.clone(), report.as_ref(), &machine, &folders);
         Kube::start(place, options, controller.clone())
     });
-    let garden = Garden::new(controller.clone(), machine);
+    let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);
     let garden = match secure {
         Some(secure) => garden.with_secure(secure),
         None => garden,
@@ -95,6 +103,10 @@ pub async fn serve(sources: Sources) -> Result<()> {
         shown.stop().await;
     }
     controller.shutdown().await;
+    drop(watching);
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     // A managed containerd is left running: it is what the containers' shims report to.
     drop(managed);
     Ok(())
@@ -108,10 +120,17 @@ struct Parts {
     managed: Option<Managed>,
     /// What the node was found to have.
     report: Option<Report>,
+    /// Where there is one to watch over.
+    containerd: Option<Arc<Containerd>>,
 }
 
 /// The backend `containerd`.
-async fn on_containerd(config: &ServeConfig, folders: &Folders, settings: containerd::Settings) -> Result<Parts> {
+async fn on_containerd(
+    config: &ServeConfig,
+    folders: &Folders,
+    settings: containerd::Settings,
+    counted: &Counted,
+) -> Result<Parts> {
     for fault in settings.faults() {
         tracing::warn!("{fault}");
     }
@@ -135,6 +154,7 @@ async fn on_containerd(config: &ServeConfig, folders: &Folders, settings: contai
         group_limit: config.places_per_shim.get(),
         id_map: config.id_map.clone(),
         settings,
+        calls: counted.calls.clone(),
         ..containerd::Options::default()
     };
     let sandboxes = Arc::new(Containerd::open(folders.clone(), &socket, containerd_options)?);
@@ -163,19 +183,26 @@ async fn on_containerd(config: &ServeConfig, folders: &Folders, settings: contai
         .with_groups(groups.clone());
     let together = groups;
     let node = Node {
-        sandboxes,
+        sandboxes: sandboxes.clone(),
         rootfs: Arc::new(rootfs),
         images: Arc::new(images),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
-        network: network(config.network.as_ref(), folders)?,
+        network: network(config.network.as_ref(), folders, counted.table_restores.clone())?,
         metrics: Arc::new(resources),
     };
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
     let network = config.network.as_ref().map(network_options).transpose()?;
-    Ok(Parts { node, options: options(config, folders, network), machine, managed, report: Some(report) })
+    Ok(Parts {
+        node,
+        options: options(config, folders, network),
+        machine,
+        managed,
+        containerd: Some(sandboxes),
+        report: Some(report),
+    })
 }
 
 /// What a node must have, looked at with the options of `serve`.
@@ -262,16 +289,19 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
     bail!("this node cannot serve: {}", failures.join("; "))
 }
 
-fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
+fn network(config: Option<&NetworkConfig>, folders: &Folders, restores: Counter) -> Result<Arc<dyn Network>> {
     let Some(config) = config else { return Ok(Arc::new(NoNetwork)) };
     let what = "cannot prepare containers' networks";
     Ok(match &config.means {
         NetworkMeans::Builtin { pool, pool6, mtu } => {
             let pools = std::iter::once((*pool).into()).chain(pool6.map(Into::into)).collect();
-            let options = network::Options { policy: policy(config), pools, mtu: *mtu };
+            let options = network::Options { policy: policy(config), pools, mtu: *mtu, restores };
             Arc::new(NetworkNode::open(folders.clone(), options).context(what)?)
         }
-        NetworkMeans::Cni(cni) => Arc::new(CniNode::open(folders.clone(), plugins(config, cni)).context(what)?),
+        NetworkMeans::Cni(cni) => {
+            let options = cni::Options { restores, ..plugins(config, cni) };
+            Arc::new(CniNode::open(folders.clone(), options).context(what)?)
+        }
     })
 }
 
@@ -285,6 +315,7 @@ fn plugins(config: &NetworkConfig, cni: &CniConfig) -> cni::Options {
         dns_servers: config.dns_servers.clone(),
         deadline: cni::Options::DEADLINE,
         undo_deadline: cni::Options::UNDO_DEADLINE,
+        restores: Counter::default(),
     }
 }
 

@@ -63,7 +63,8 @@ async fn a_log_names_request_and_container_and_never_what_a_client_keeps_secret(
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(secret)).collect();
     assert_eq!(lines, [""; 0]);
     let detached = log.lines().find(|line| line.contains("detached")).expect("a line on the stream that ended");
-    for part in ["request{number=", "method=POST", "route=\"/containers/{handle}/processes\"", "handle=\"logged\""] {
+    for part in ["request{request_id=", "method=POST", "route=\"/containers/{handle}/processes\"", "handle=\"logged\""]
+    {
         assert!(detached.contains(part), "{part} in {detached}");
     }
 }

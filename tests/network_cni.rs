@@ -111,6 +111,7 @@ env >"{calls}/$n.env"; cat >"{calls}/$n.$CNI_COMMAND.{name}"
             dns_servers: Vec::new(),
             deadline: PATIENCE,
             undo_deadline: PATIENCE,
+            restores: Default::default(),
         }
     }
 
@@ -584,6 +585,7 @@ async fn a_gardend_that_is_killed_while_plugins_work_leaves_nothing_behind() {
             dns_servers: Vec::new(),
             deadline: PATIENCE,
             undo_deadline: PATIENCE,
+            restores: Default::default(),
         };
         let node = CniNode::open(Folders::new(at("state"), at("run")), options).unwrap();
         let [container, sandbox] = ["container", "sandbox"].map(|name| std::fs::read_to_string(at(name)).unwrap());

@@ -41,7 +41,7 @@ impl World {
 
     fn open(folders: &Folders, policy: Policy) -> NetworkNode {
         let pools = vec!["10.80.0.0/16".parse().unwrap(), "fd00:80::/64".parse().unwrap()];
-        NetworkNode::open(folders.clone(), Options { policy, pools, mtu: None }).unwrap()
+        NetworkNode::open(folders.clone(), Options { policy, pools, ..Options::default() }).unwrap()
     }
 
     /// A place with the n-th subnet, nothing done to it yet.

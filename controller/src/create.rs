@@ -9,7 +9,8 @@ use crate::grace::Busy;
 use crate::images;
 use crate::ledger::{Change, Durable};
 use crate::network::{self, Reserved};
-use crate::observe::{Incident, IncidentKind};
+use crate::news::{Incident, IncidentKind};
+use crate::observe::{Observation, Operation};
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::reconcile::give_back;
@@ -38,7 +39,14 @@ impl Controller {
     /// [`Error::Node`] and [`Error::Address`] where what is asked for cannot be had,
     /// [`Error::HandleInUse`], [`Error::LimitReached`] and [`Error::Ledger`] before anything was done;
     /// [`Error::CreateFailed`] where it was begun, and is undone.
-    pub async fn create(&self, mut request: CreateRequest) -> Result<Handle, Error> {
+    pub async fn create(&self, request: CreateRequest) -> Result<Handle, Error> {
+        let following = self.shared.options.observing.follow(Operation::Create);
+        let created = self.create_followed(request).await;
+        following.ended(&created);
+        created
+    }
+
+    async fn create_followed(&self, mut request: CreateRequest) -> Result<Handle, Error> {
         let _pass = self.shared.gate.enter()?;
         let properties: usize = request.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
         check_property_size(properties)?;
@@ -57,6 +65,7 @@ impl Controller {
         let (uid, handle) = (record.uid.clone(), record.handle.clone());
         let reserved = Reserved::new(&self.shared, &uid, &handle, &ports_in).await?;
         let (_busy, undo) = self.admit(record, network, reserved).await?;
+        let asked = self.shared.ask_for(&uid);
         tracing::info!(%handle, %uid, "container is being created");
         self.shared.wake(Key::Container(uid.clone()));
         let made = match image {
@@ -86,6 +95,8 @@ impl Controller {
                 };
                 self.tell_of_failure(&uid, &error);
                 drop(undo);
+                // What undoes it is still this request's.
+                let _asked = asked;
                 let dead = self.shared.watch(&uid, |container| container.freed.then_some(()));
                 // Whether that was in time or not, the answer is the same.
                 let _ = tokio::time::timeout(UNDOING, dead).await;
@@ -149,16 +160,17 @@ impl Controller {
             give_back(&mut state, &id, place);
             return Err(error.into());
         }
+        self.shared.options.observing.tell(Observation::PlaceTaken { pooled: place == Place::Made });
         // One was taken, or its kind is new.
         self.shared.nudge(Key::Pool(kind));
         Ok((busy, undo))
     }
 
-    /// Tells observers, unless it was destroyed on purpose meanwhile.
+    /// Tells followers, unless it was destroyed on purpose meanwhile.
     fn tell_of_failure(&self, container: &ContainerUid, error: &Error) {
         let Error::CreateFailed { handle, stage, source } = error else { return };
         if source.message != DESTROYED_MEANWHILE {
-            self.shared.state().observers.tell(&Incident {
+            self.shared.state().followers.tell(&Incident {
                 container: container.clone(),
                 handle: handle.clone(),
                 kind: IncidentKind::CreateFailed,
@@ -233,7 +245,7 @@ impl Drop for Undo {
             if let Some(container) = state.containers.get_mut(&self.uid) {
                 container.unwanted = true;
             }
-            state.observers.changed(&self.uid);
+            state.followers.changed(&self.uid);
         }
         self.shared.wake(Key::Container(self.uid.clone()));
     }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::grace;
 use crate::ledger::Durable;
+use crate::observe::Operation;
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::record::{ContainerUid, Desired, Handle, Phase};
 use crate::service::Controller;
@@ -17,10 +18,18 @@ impl Controller {
     /// [`Error::Stuck`] where it does not die in time: it is retried until it does.
     /// [`Error::AlreadyDestroying`] while somebody else waits for the same.
     pub async fn destroy(&self, handle: &str) -> Result<(), Error> {
+        let following = self.shared.options.observing.follow(Operation::Destroy);
+        let destroyed = self.destroy_followed(handle).await;
+        following.ended(&destroyed);
+        destroyed
+    }
+
+    async fn destroy_followed(&self, handle: &str) -> Result<(), Error> {
         let _pass = self.shared.gate.enter()?;
         let deadline = Instant::now() + self.shared.options.destroy_deadline;
         let destroying = Destroying::begin(&self.shared, handle)?;
         let uid = &destroying.uid;
+        let _asked = self.shared.ask_for(uid);
         if destroying.to_record {
             let recorded = self.shared.edit(uid, Durable::Reboot, Vec::new(), |record| {
                 record.desired = Desired::Absent;

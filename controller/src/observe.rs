@@ -1,319 +1,249 @@
-//! What may be seen of containers by those who show them elsewhere.
+//! What happens, told to whoever measures: one call an event, of plain values.
 //!
-//! An [`Observer`] is told which containers have changed, not how: whoever reads late reads what is
-//! true by then, and a container that came and went between two looks was never there. What cannot
-//! be read later, an [`Incident`], is kept for it, the latest [`MAX_INCIDENTS`].
+//! The controller counts nothing itself and knows no metrics. An [`Observer`] is called where the
+//! event happens, also under way of a request, so that it must be quick and never wait. What is
+//! there at one moment, rather than happens, is told by [`Controller::counts`](crate::Controller::counts).
 //!
-//! Promises: nobody waits for an observer; what it has not read yet is bounded by the containers
-//! that there are and were since. Views hold no environment, and arguments only where
-//! [`crate::Options::keep_arguments`] says so. Leaves to others: what is shown of it, and to whom.
+//! Promises: every operation that was begun is told once, however it ended, also where nobody
+//! waited for it any more.
 
-use crate::plan::{Place, Wanted};
-use crate::record::{
-    Addresses, BindMount, ContainerUid, Handle, Limits, OutOfMemory, Phase, PortIn, ProcessId, ProcessState,
-    Properties, RootfsSource, SandboxId,
-};
-use crate::service::Controller;
-use crate::state::{Container, Role, State};
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
-use tokio::sync::Notify;
+use crate::error::Error;
+use crate::plan::Step;
+use crate::ports::NodeErrorKind;
+use crate::record::{ExitStatus, Stage};
+use crate::shared::Key;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Incidents that are kept for an observer that does not read.
-pub const MAX_INCIDENTS: usize = 256;
-
-/// Something that happened to a container and cannot be read of it afterwards.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incident {
-    /// To which.
-    pub container: ContainerUid,
-    /// What its client calls it.
-    pub handle: Handle,
-    /// What.
-    pub kind: IncidentKind,
-    /// In words.
-    pub message: String,
-    /// When.
-    pub at: SystemTime,
+/// Told of what happens. Called on the way of requests: it must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// Something has happened.
+    fn observe(&self, event: Observation);
 }
 
-/// See [`Incident::kind`].
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// A client's operation has come to its end.
+    Operation {
+        /// Which.
+        operation: Operation,
+        /// How.
+        end: End,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The loop has taken one step for a container.
+    Step {
+        /// Which.
+        step: Step,
+        /// It did not succeed, and is tried again or given up.
+        failed: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The loop has looked at something, and did what there was to do.
+    Pass {
+        /// At what.
+        subject: Subject,
+        /// It is tried again, later.
+        failed: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The sweeper has looked at the whole node.
+    Sweep {
+        /// Not all of the node could be looked at.
+        failed: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Something without a record was found on the node, and is removed.
+    Leak(Leak),
+    /// The ledger has written what waited, in one transaction.
+    Commit {
+        /// Batches of changes in it.
+        batches: usize,
+        /// Nothing of it was written, or not all.
+        failed: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A container was given a place.
+    PlaceTaken {
+        /// A blank one, out of the pool.
+        pooled: bool,
+    },
+    /// A place was waited for: so many were being made.
+    PlaceWaited(Duration),
+    /// An image was asked for.
+    Pull {
+        /// Bytes that came over the network; 0 for one that was there.
+        bytes: u64,
+        /// It was not had.
+        failed: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The node's network was looked at, and made what it shall be.
+    Network {
+        /// It is not.
+        failed: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A process has ended.
+    ProcessEnded(ProcessEnd),
+    /// The kernel killed for want of memory.
+    OutOfMemory {
+        /// How often.
+        kills: u64,
+    },
+}
+
+/// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IncidentKind {
-    /// The kernel killed something in it for want of memory.
-    OutOfMemory,
-    /// It does not go.
-    Stuck,
-    /// Nobody can say how one of its processes ended.
-    ProcessLost,
-    /// It could not be made.
-    CreateFailed,
+#[allow(missing_docs)]
+pub enum Operation {
+    Create,
+    Run,
+    Destroy,
 }
 
-/// What has happened since the observer last read.
-#[derive(Debug, Default)]
-pub struct News {
-    /// Containers of which something may be another than before, or that are gone.
-    pub containers: HashSet<ContainerUid>,
-    /// What else happened, oldest first.
-    pub incidents: VecDeque<Incident>,
-    /// The node itself: what it holds, or whether it answers.
-    pub node: bool,
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// As it was asked for.
+    Done,
+    /// Before anything was done.
+    Refused,
+    /// It was begun, and failed in this stage.
+    Failed(Option<Stage>),
+    /// Its client went away before.
+    Abandoned,
 }
 
-/// Reads news. Made by [`Controller::observe`].
-pub struct Observer {
-    inbox: Arc<Inbox>,
+/// What the loop looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Subject {
+    Container,
+    Place,
+    Files,
+    Pool,
 }
 
-impl Observer {
-    /// Waits for news and takes them. Dropped before it is done, it has taken nothing.
-    pub async fn news(&mut self) -> News {
-        loop {
-            {
-                let mut unread = self.inbox.unread();
-                if unread.node || !unread.containers.is_empty() || !unread.incidents.is_empty() {
-                    return std::mem::take(&mut *unread);
-                }
-            }
-            self.inbox.arrived.notified().await;
+/// What was found without a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Leak {
+    Place,
+    Files,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum ProcessEnd {
+    Succeeded,
+    Failed,
+    Killed,
+    Lost,
+}
+
+impl From<ExitStatus> for ProcessEnd {
+    fn from(status: ExitStatus) -> Self {
+        match status {
+            ExitStatus::Code(0) => Self::Succeeded,
+            ExitStatus::Code(_) => Self::Failed,
+            ExitStatus::Signal(_) => Self::Killed,
         }
     }
 }
 
-#[derive(Default)]
-struct Inbox {
-    unread: Mutex<News>,
-    arrived: Notify,
-}
-
-impl Inbox {
-    fn unread(&self) -> MutexGuard<'_, News> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Those who observe. Part of the state, so that nothing changes there without them.
-#[derive(Default)]
-pub struct Observers {
-    inboxes: Vec<Weak<Inbox>>,
-}
-
-impl Observers {
-    /// Something of a container may be another than before.
-    pub fn changed(&self, uid: &ContainerUid) {
-        self.each(|unread| {
-            unread.node = true;
-            if !unread.containers.contains(uid) {
-                unread.containers.insert(uid.clone());
-            }
-        });
-    }
-
-    /// Something of the node.
-    pub fn node_changed(&self) {
-        self.each(|unread| unread.node = true);
-    }
-
-    /// Something happened.
-    pub fn tell(&self, incident: &Incident) {
-        self.each(|unread| {
-            if unread.incidents.len() == MAX_INCIDENTS {
-                unread.incidents.pop_front();
-            }
-            unread.incidents.push_back(incident.clone());
-        });
-    }
-
-    fn each(&self, note: impl Fn(&mut News)) {
-        for inbox in self.inboxes.iter().filter_map(Weak::upgrade) {
-            note(&mut inbox.unread());
-            inbox.arrived.notify_one();
+impl From<&Key> for Subject {
+    fn from(key: &Key) -> Self {
+        match key {
+            Key::Container(_) => Self::Container,
+            Key::Discarded(_) => Self::Place,
+            Key::Layers(_) => Self::Files,
+            Key::Pool(_) => Self::Pool,
         }
     }
 }
 
-/// A container, as it may be shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerView {
-    /// Ours.
-    pub uid: ContainerUid,
-    /// The client's.
-    pub handle: Handle,
-    /// Where its files come from.
-    pub rootfs: RootfsSource,
-    /// What of the host shows in it.
-    pub bind_mounts: Vec<BindMount>,
-    /// No user namespace, all capabilities.
-    pub privileged: bool,
-    /// What it may use.
-    pub limits: Limits,
-    /// The address or subnet that was asked for.
-    pub network: Option<String>,
-    /// All its properties; not all of them are for everybody.
-    pub properties: Properties,
-    /// How long it may go without a client.
-    pub grace_time: Option<Duration>,
-    /// When it was asked for.
-    pub created_at: SystemTime,
-    /// How far it is.
-    pub phase: Phase,
-    /// The last failure, in words, while it is not over.
-    pub failure: Option<String>,
-    /// Its place, where it has one.
-    pub sandbox: Option<SandboxId>,
-    /// How far its place is.
-    pub place: Place,
-    /// Where it is in the network.
-    pub addresses: Option<Addresses>,
-    /// Ports of the node that lead to it.
-    pub ports_in: Vec<PortIn>,
-    /// Why it does not go.
-    pub stuck: Option<String>,
-    /// What the kernel last killed in it for want of memory.
-    pub last_oom: Option<OutOfMemory>,
-    /// Its processes whose records are kept.
-    pub processes: Vec<ProcessView>,
+impl End {
+    fn of_error(error: &Error) -> Self {
+        match error {
+            Error::CreateFailed { stage, .. } => Self::Failed(Some(*stage)),
+            Error::Stuck { .. } => Self::Failed(Some(Stage::Kill)),
+            Error::Node(error) if error.kind == NodeErrorKind::Invalid => Self::Refused,
+            Error::Spawn(_) | Error::Ledger(_) | Error::Node(_) => Self::Failed(None),
+            _ => Self::Refused,
+        }
+    }
 }
 
-/// A process, as it may be shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessView {
-    /// The client's.
-    pub id: ProcessId,
-    /// The program.
-    pub path: String,
-    /// Its arguments; none unless they are kept.
-    pub args: Vec<String>,
-    /// Whom it runs as; root where absent.
-    pub user: Option<String>,
-    /// What became of it.
-    pub state: ProcessState,
-    /// When it was asked for.
-    pub created_at: Option<SystemTime>,
-    /// When it ended.
-    pub ended_at: Option<SystemTime>,
+/// Whoever is told; by default nobody is.
+#[derive(Clone)]
+pub struct Observing(Arc<dyn Observer>);
+
+impl Observing {
+    /// Tells this one.
+    pub fn by(observer: Arc<dyn Observer>) -> Self {
+        Self(observer)
+    }
+
+    pub(crate) fn tell(&self, event: Observation) {
+        self.0.observe(event);
+    }
+
+    /// Follows an operation to its end.
+    pub(crate) fn follow(&self, operation: Operation) -> Following {
+        Following { observing: self.clone(), operation, began: Instant::now(), end: End::Abandoned }
+    }
 }
 
-/// The node, as it may be shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeView {
-    /// Containers that there may be.
-    pub max_containers: usize,
-    /// Containers being made.
-    pub creating: usize,
-    /// Containers that are ready.
-    pub ready: usize,
-    /// Containers that are stopping or stopped.
-    pub stopped: usize,
-    /// Containers that are going.
-    pub destroying: usize,
-    /// Containers, of all these, that do not go.
-    pub stuck: usize,
-    /// Blank places that shall be ready, of each kind in use.
-    pub pool_size: usize,
-    /// Blank places that are.
-    pub pool_ready: usize,
-    /// Why containerd does not answer, while it does not.
-    pub unavailable: Option<String>,
+impl Default for Observing {
+    fn default() -> Self {
+        Self(Arc::new(Nobody))
+    }
 }
 
-impl Controller {
-    /// An observer of everything from now on. What there is already is for it to read first.
-    pub fn observe(&self) -> Observer {
-        let inbox = Arc::new(Inbox::default());
-        let mut state = self.shared.state();
-        state.observers.inboxes.retain(|inbox| inbox.strong_count() > 0);
-        state.observers.inboxes.push(Arc::downgrade(&inbox));
-        Observer { inbox }
+impl fmt::Debug for Observing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observing")
     }
+}
 
-    /// The containers that there are. One whose handle is free again is gone, whatever of it is
-    /// still to be swept.
-    pub fn container_uids(&self) -> Vec<ContainerUid> {
-        let state = self.shared.state();
-        state.containers.iter().filter(|(_, container)| !container.freed).map(|(uid, _)| uid.clone()).collect()
-    }
+struct Nobody;
 
-    /// One as it is now; `None` once it is gone.
-    pub fn view(&self, uid: &ContainerUid) -> Option<ContainerView> {
-        let state = self.shared.state();
-        state.containers.get(uid).filter(|container| !container.freed).map(|container| view(&state, container))
-    }
+impl Observer for Nobody {
+    fn observe(&self, _: Observation) {}
+}
 
-    /// The node as it is now.
-    pub fn view_node(&self) -> NodeView {
-        let max_containers = self.max_containers();
-        let state = self.shared.state();
-        let pooled = state.sandboxes.values().filter(|sandbox| sandbox.role == Role::Pooled);
-        let mut node = NodeView {
-            max_containers,
-            pool_size: self.shared.options.pool_size,
-            pool_ready: pooled.count(),
-            unavailable: state.unavailable.as_ref().map(ToString::to_string),
-            ..NodeView::default()
+/// An operation that is going on. Dropped before its end, it was abandoned.
+pub(crate) struct Following {
+    observing: Observing,
+    operation: Operation,
+    began: Instant,
+    end: End,
+}
+
+impl Following {
+    /// It has come to its end.
+    pub fn ended<T>(mut self, result: &Result<T, Error>) {
+        self.end = match result {
+            Ok(_) => End::Done,
+            Err(error) => End::of_error(error),
         };
-        for container in state.containers.values().filter(|container| !container.freed) {
-            let count = match phase(container) {
-                Phase::Pending | Phase::Creating => &mut node.creating,
-                Phase::Ready => &mut node.ready,
-                Phase::Stopping | Phase::Stopped => &mut node.stopped,
-                Phase::Destroying | Phase::Gone => &mut node.destroying,
-            };
-            *count += 1;
-            node.stuck += usize::from(container.stuck.is_some());
-        }
-        node
     }
 }
 
-/// One that is not wanted any more is going, whether or not that is recorded yet.
-fn phase(container: &Container) -> Phase {
-    if container.wanted() == Wanted::Absent { Phase::Destroying } else { container.record.status.phase }
-}
-
-fn view(state: &State, container: &Container) -> ContainerView {
-    let record = &container.record;
-    let processes = container.processes.values().filter_map(|uid| state.processes.get(uid));
-    ContainerView {
-        uid: record.uid.clone(),
-        handle: record.handle.clone(),
-        rootfs: without_environment(&record.spec.rootfs),
-        bind_mounts: record.spec.bind_mounts.clone(),
-        privileged: record.spec.privileged,
-        limits: record.spec.limits,
-        network: record.spec.network.clone(),
-        properties: record.properties.clone(),
-        grace_time: record.grace_time,
-        created_at: record.created_at,
-        phase: phase(container),
-        failure: record.status.message.clone(),
-        sandbox: record.sandbox.clone(),
-        place: container.place,
-        addresses: record.addresses.clone().filter(|_| container.networked),
-        ports_in: record.ports_in.clone(),
-        stuck: container.stuck.as_ref().map(ToString::to_string),
-        last_oom: record.status.last_oom.clone(),
-        processes: processes
-            .map(|process| ProcessView {
-                id: process.record.id.clone(),
-                path: process.record.spec.path.clone(),
-                args: process.record.spec.args.clone(),
-                user: process.record.spec.user.clone(),
-                state: process.record.state.clone(),
-                created_at: process.record.created_at,
-                ended_at: process.record.ended_at,
-            })
-            .collect(),
-    }
-}
-
-/// The image's own environment is an environment too.
-fn without_environment(rootfs: &RootfsSource) -> RootfsSource {
-    match rootfs {
-        RootfsSource::Default => RootfsSource::Default,
-        RootfsSource::Raw(path) => RootfsSource::Raw(path.clone()),
-        RootfsSource::Image(image) => RootfsSource::image(image.reference.clone()),
+impl Drop for Following {
+    fn drop(&mut self) {
+        let (operation, end, took) = (self.operation, self.end, self.began.elapsed());
+        self.observing.tell(Observation::Operation { operation, end, took });
     }
 }

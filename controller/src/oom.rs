@@ -5,7 +5,8 @@
 //! make us compare the two, so that none is missed and none told twice, whatever came in between.
 
 use crate::ledger::Durable;
-use crate::observe::{Incident, IncidentKind};
+use crate::news::{Incident, IncidentKind};
+use crate::observe::Observation;
 use crate::plan::Place;
 use crate::record::{
     ContainerRecord, ContainerUid, ExitStatus, OutOfMemory, ProcessRecord, ProcessState, ProcessUid, SandboxId,
@@ -116,6 +117,7 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<Ended>, namele
         return false;
     }
     tracing::warn!(%uid, kills = seen.kills - told, last = last.as_deref().or(ended.as_ref().map(|ended| ended.who.as_str())).unwrap_or("-"), "out of memory");
+    shared.options.observing.tell(Observation::OutOfMemory { kills: seen.kills - told });
     let (id, kills) = (id.clone(), seen.kills);
     let words = words(kills, last, ended, limit);
     let (message, at) = (words.clone(), SystemTime::now());
@@ -132,7 +134,7 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<Ended>, namele
         record.properties.insert(MESSAGE_PROPERTY.to_owned(), words.clone());
     };
     match shared.edit(&uid, Durable::Crash, Vec::new(), tell).await {
-        Ok(()) => tell_observers(shared, &uid, message, at),
+        Ok(()) => tell_followers(shared, &uid, message, at),
         Err(error) => {
             tracing::warn!(%uid, %error, "what was killed for want of memory is not recorded; the next look tells it");
         }
@@ -140,12 +142,12 @@ async fn look(shared: &Arc<Shared>, id: &SandboxId, ended: Option<Ended>, namele
     true
 }
 
-fn tell_observers(shared: &Shared, uid: &ContainerUid, message: String, at: SystemTime) {
+fn tell_followers(shared: &Shared, uid: &ContainerUid, message: String, at: SystemTime) {
     let state = shared.state();
     let Some(container) = state.containers.get(uid) else { return };
     let handle = container.record.handle.clone();
     let kind = IncidentKind::OutOfMemory;
-    state.observers.tell(&Incident { container: uid.clone(), handle, kind, message, at });
+    state.followers.tell(&Incident { container: uid.clone(), handle, kind, message, at });
 }
 
 /// What has been told of a place.

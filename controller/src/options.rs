@@ -1,5 +1,6 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
+use crate::observe::Observing;
 use crate::ports::{Files, Images, Metrics, Network, Processes, Resources, Rootfs, Sandboxes, Streams};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr};
@@ -44,6 +45,8 @@ pub struct Options {
     pub network: Option<NetworkOptions>,
     /// Arguments of processes are kept in memory, for [`crate::ProcessView`]: they may be secrets.
     pub keep_arguments: bool,
+    /// Who is told of what happens.
+    pub observing: Observing,
 }
 
 impl Default for Options {
@@ -65,6 +68,7 @@ impl Default for Options {
             places: PathBuf::from("/run/gardend/places"),
             network: None,
             keep_arguments: false,
+            observing: Observing::default(),
         }
     }
 }

@@ -162,7 +162,7 @@ pub fn init_gone(shared: &Arc<Shared>, id: &SandboxId, reason: &str) {
             }
             container.place = Place::Spoilt;
             container.why_spoilt = Some(format!("its init is gone: {reason}"));
-            state.observers.changed(&uid);
+            state.followers.changed(&uid);
             drop(state);
             processes::lose_all(shared, &uid, &format!("the container's init is gone: {reason}"));
             Key::Container(uid)

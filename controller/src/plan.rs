@@ -116,6 +116,30 @@ pub enum Step {
     Rest,
 }
 
+impl Step {
+    /// In a word, for figures and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TakePlace => "take_place",
+            Self::MakePlace => "make_place",
+            Self::Furnish => "furnish",
+            Self::Connect => "connect",
+            Self::Confirm => "confirm",
+            Self::Signal(_) => "signal",
+            Self::Look => "look",
+            Self::FinishStop => "finish_stop",
+            Self::RecordAbsence => "record_absence",
+            Self::Kill => "kill",
+            Self::ReleaseNetwork => "release_network",
+            Self::Free => "free",
+            Self::Release => "release",
+            Self::Forget => "forget",
+            Self::Wait => "wait",
+            Self::Rest => "rest",
+        }
+    }
+}
+
 /// The next step towards `wanted` from `observed`.
 pub fn next_step(wanted: Wanted, observed: &Observed) -> Step {
     match wanted {

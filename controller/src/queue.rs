@@ -14,6 +14,7 @@
 //!
 //! Pure: time and chance are arguments. Leaves to others: running anything.
 
+use crate::counts::QueueCounts;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
@@ -104,6 +105,12 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             entry.state = State::Running { woken: false };
         }
         Some(key)
+    }
+
+    /// How many keys there are of each sort.
+    pub fn counts(&self) -> QueueCounts {
+        let (ready, delayed) = (self.ready.len(), self.delayed.len());
+        QueueCounts { ready, delayed, running: self.entries.len() - ready - delayed }
     }
 
     /// When the next delay is over.

@@ -6,6 +6,7 @@ use crate::attachment::{Attachment, Output};
 use crate::error::Error;
 use crate::grace::Busy;
 use crate::ledger::Durable;
+use crate::observe::Operation;
 use crate::plan::Wanted;
 use crate::ports::OutputStream;
 use crate::processes;
@@ -91,6 +92,7 @@ impl Controller {
             }
         });
         recorded.await?;
+        let _asked = self.shared.ask_for(busy.uid());
         self.shared.wake(Key::Container(busy.uid().clone()));
         let stopped = self.shared.watch(busy.uid(), |container| {
             let gone = container.wanted() == Wanted::Absent;
@@ -213,6 +215,13 @@ impl Controller {
     /// # Errors
     /// [`Error::Spawn`] says why it did not start; nothing of it remains.
     pub async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Attachment, Error> {
+        let following = self.shared.options.observing.follow(Operation::Run);
+        let started = self.run_followed(handle, spec).await;
+        following.ended(&started);
+        started
+    }
+
+    async fn run_followed(&self, handle: &str, spec: ProcessSpec) -> Result<Attachment, Error> {
         let _pass = self.shared.gate.enter()?;
         let busy = Busy::on(&self.shared, handle)?;
         processes::run(&self.shared, busy, spec).await

@@ -4,6 +4,7 @@
 //! the ledger, then in memory; where the ledger refuses, memory is as it was.
 
 use crate::addresses::Pools;
+use crate::counts::QueueCounts;
 use crate::error::Error;
 use crate::ledger::{Change, Durable, Ledger, LedgerError};
 use crate::options::{Node, Options};
@@ -16,6 +17,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 /// What the reconciler looks at, one worker each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +57,9 @@ pub struct Shared {
     pub gate: Gate,
     /// True once everything shall end.
     pub stopped: watch::Sender<bool>,
+    /// How often the loop came round.
+    pub rounds: watch::Sender<u64>,
+    pub began: Instant,
 }
 
 impl Shared {
@@ -80,6 +85,8 @@ impl Shared {
             network_soon: Notify::new(),
             gate: Gate::default(),
             stopped: watch::Sender::new(false),
+            rounds: watch::Sender::new(0),
+            began: Instant::now(),
         })
     }
 
@@ -107,6 +114,10 @@ impl Shared {
 
     pub fn take_key(&self) -> Option<Key> {
         self.queue().take(Instant::now())
+    }
+
+    pub fn queue_counts(&self) -> QueueCounts {
+        self.queue().counts()
     }
 
     pub fn next_key_due(&self) -> Option<Instant> {
@@ -146,7 +157,7 @@ impl Shared {
             return Err(Error::ContainerNotFound(uid.to_string()));
         };
         let lock = lock.lock_owned().await;
-        let task = tokio::spawn(async move {
+        let edit = async move {
             let _one_at_a_time = lock;
             let mut record = {
                 let state = shared.state();
@@ -161,10 +172,21 @@ impl Shared {
                 change(&mut container.record);
                 container.changed.send_replace(());
             }
-            shared.state().observers.changed(&uid);
+            shared.state().followers.changed(&uid);
             Ok(())
-        });
+        };
+        let task = tokio::spawn(edit.in_current_span());
         task.await.unwrap_or_else(|error| Err(Error::Ledger(error.to_string())))
+    }
+
+    /// What the loop does for this container from now on, it does for the request at hand: until the
+    /// answer is dropped, its spans and events are that one's.
+    pub fn ask_for(self: &Arc<Self>, uid: &ContainerUid) -> AskedFor {
+        let span = Span::current();
+        if let Some(container) = self.state().containers.get_mut(uid) {
+            container.request = span.clone();
+        }
+        AskedFor { shared: Arc::clone(self), uid: uid.clone(), span }
     }
 
     /// Waits until `look` has an answer; `None` once the container is gone from memory.
@@ -185,13 +207,13 @@ impl Shared {
             Ok(_) if state.unavailable.is_none() => {}
             Ok(_) => {
                 state.unavailable = None;
-                state.observers.node_changed();
+                state.followers.node_changed();
             }
             Err(error) if error.kind == NodeErrorKind::Unavailable => {
                 if state.unavailable.is_none() {
                     tracing::warn!(%error, "a part of the node does not answer");
                     self.sweep_soon.notify_one();
-                    state.observers.node_changed();
+                    state.followers.node_changed();
                 }
                 state.unavailable = Some(error.clone());
             }
@@ -210,6 +232,27 @@ impl Shared {
                 () = work => {}
             }
         });
+    }
+}
+
+/// See [`Shared::ask_for`].
+#[must_use = "what is done is the request's until this is dropped"]
+pub struct AskedFor {
+    shared: Arc<Shared>,
+    uid: ContainerUid,
+    span: Span,
+}
+
+impl Drop for AskedFor {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let container = state.containers.get_mut(&self.uid);
+        // Somebody else may have asked meanwhile.
+        let ours = container.filter(|container| container.request.id() == self.span.id());
+        let released = ours.map(|container| std::mem::replace(&mut container.request, Span::none()));
+        drop(state);
+        // A span may end with it, and whoever is told of that is not ours.
+        drop(released);
     }
 }
 

@@ -40,6 +40,7 @@ impl Controller {
     /// # Errors
     /// [`StartError`]: nothing was touched.
     pub async fn start(options: Options, ledger: Ledger, node: Node, boot_id: &str) -> Result<Self, StartError> {
+        ledger.observe(options.observing.clone());
         let mut contents = ledger.load().await?;
         let changes = changes_of_boot(&mut contents, boot_id);
         if !changes.is_empty() {

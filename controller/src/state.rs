@@ -7,7 +7,7 @@
 
 use crate::addresses::{AddressError, Asked, Pools};
 use crate::error::Error;
-use crate::observe::Observers;
+use crate::news::Followers;
 use crate::plan::{Observed, Place, Stopping, Wanted};
 use crate::ports::{NodeError, ReaderId};
 use crate::record::{
@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Span;
 
 /// Things that happened to one container, kept at most.
 const MAX_EVENTS: usize = 32;
@@ -40,7 +41,11 @@ pub struct State {
     /// Why containerd does not answer, while it does not.
     pub unavailable: Option<NodeError>,
     /// Who is told of changes.
-    pub observers: Observers,
+    pub followers: Followers,
+    /// Why the node's network is not what it shall be, while it is not.
+    pub network_fault: Option<NodeError>,
+    /// When the sweeper last came to an end.
+    pub swept: Option<Instant>,
 }
 
 /// A place.
@@ -107,6 +112,8 @@ pub struct Container {
     pub busy: usize,
     /// Since when there is none.
     pub idle_since: Instant,
+    /// The request that waits for what the loop does; a span of nothing where none does.
+    pub request: Span,
     /// When its grace time is looked at next.
     pub grace_armed: Option<Instant>,
 }
@@ -173,7 +180,7 @@ impl State {
         self.add_kind(SandboxKind::of(&record.spec));
         let mut container = Container::new(record, now);
         container.networked = self.pools.is_some();
-        self.observers.changed(&container.record.uid);
+        self.followers.changed(&container.record.uid);
         self.containers.insert(container.record.uid.clone(), container);
         Ok(())
     }
@@ -189,7 +196,7 @@ impl State {
     pub fn free(&mut self, uid: &ContainerUid) {
         let Some(container) = self.containers.get_mut(uid) else { return };
         container.freed = true;
-        self.observers.changed(uid);
+        self.followers.changed(uid);
         let handle = container.record.handle.as_str();
         if self.handles.get(handle) == Some(uid) {
             self.handles.remove(handle);
@@ -219,7 +226,7 @@ impl State {
     /// A process of a container's is another than before.
     pub fn process_changed(&self, uid: &ProcessUid) {
         if let Some(process) = self.processes.get(uid) {
-            self.observers.changed(&process.record.container);
+            self.followers.changed(&process.record.container);
         }
     }
 
@@ -289,6 +296,7 @@ impl Container {
             ended: VecDeque::new(),
             busy: 0,
             idle_since: now,
+            request: Span::none(),
             grace_armed: None,
             record,
         }

@@ -13,6 +13,7 @@
 //! it looked; touches nothing that the ports do not call ours.
 
 use crate::images;
+use crate::observe::{Leak, Observation};
 use crate::oom;
 use crate::plan::Place;
 use crate::ports::{NodeError, NodeErrorKind, SandboxSeen};
@@ -24,6 +25,7 @@ use crate::{places, record::SandboxKind};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How soon it looks again while containerd is away.
 const AWAY: Duration = Duration::from_secs(1);
@@ -45,22 +47,29 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// One look.
 pub async fn sweep(shared: &Arc<Shared>) {
+    let began = Instant::now();
     let before = live_places(shared);
     let places = shared.node.sandboxes.list().await;
     shared.heard(&places);
+    let mut failed = places.is_err();
     match places {
         Ok(seen) => compare_places(shared, &before, &seen),
         Err(error) => tracing::warn!(%error, "the node's places could not be listed"),
     }
     match shared.node.rootfs.list().await {
         Ok(seen) => compare_layers(shared, seen),
-        Err(error) => tracing::warn!(%error, "the containers' files could not be listed"),
+        Err(error) => {
+            tracing::warn!(%error, "the containers' files could not be listed");
+            failed = true;
+        }
     }
     look_at_everything(shared);
     // It has layers to remove, perhaps, and no look waits for that.
     shared.spawn(images::collect_surplus(Arc::clone(shared)));
     look_for_exits(shared, before);
     oom::look_at_all(shared);
+    shared.state().swept = Some(Instant::now());
+    shared.options.observing.tell(Observation::Sweep { failed, took: began.elapsed() });
 }
 
 /// Places that ought to be running, and whose they are.
@@ -86,6 +95,7 @@ fn compare_places(shared: &Arc<Shared>, before: &HashMap<SandboxId, Role>, seen:
         // Recorded before it was made: one that is not known now never was, or is removed.
         state.sandboxes.entry(place.id.clone()).or_insert_with(|| {
             tracing::info!(sandbox = %place.id, "a place without a record is removed");
+            shared.options.observing.tell(Observation::Leak(Leak::Place));
             Sandbox { kind: SandboxKind::Unprivileged, role: Role::Discarded }
         });
     }
@@ -116,6 +126,7 @@ fn compare_layers(shared: &Shared, seen: Vec<ContainerUid>) {
         seen.into_iter().filter(|uid| !state.containers.contains_key(uid)).collect()
     };
     for uid in unknown {
+        shared.options.observing.tell(Observation::Leak(Leak::Files));
         shared.nudge(Key::Layers(uid));
     }
 }

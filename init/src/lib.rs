@@ -7,14 +7,22 @@
 //! [`environment`] are the pure parts of that. [`enter`] makes a process with a root of its own;
 //! [`transfer`] moves files, as [`tar`] streams.
 
+// Elsewhere than on Linux there is no init, only the words about it.
 pub mod accounts;
+#[cfg(target_os = "linux")]
 pub mod child;
+#[cfg(target_os = "linux")]
 pub mod descendants;
+#[cfg(target_os = "linux")]
 pub mod enter;
 pub mod environment;
+#[cfg(target_os = "linux")]
 pub mod packet;
+#[cfg(target_os = "linux")]
 pub mod server;
+#[cfg(target_os = "linux")]
 mod sys;
 pub mod tar;
+#[cfg(target_os = "linux")]
 pub mod transfer;
 pub mod wire;

@@ -32,6 +32,7 @@ impl Tone {
 }
 
 /// One cell of a table.
+#[derive(Clone)]
 pub(super) struct Cell {
     text: String,
     tone: Tone,
@@ -181,7 +182,7 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn colours_wanted() -> bool {
+pub(super) fn colours_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }

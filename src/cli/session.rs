@@ -140,7 +140,7 @@ impl Opening {
     }
 }
 
-fn local_failure(error: &io::Error) -> Failure {
+pub(super) fn local_failure(error: &io::Error) -> Failure {
     Failure::Words(format!("cannot use this terminal: {}", io_reason(error)))
 }
 

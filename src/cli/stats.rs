@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 /// Over how long the use of processors is taken where one look is asked for.
 const ONE_LOOK: Duration = Duration::from_millis(500);
 /// A limit beyond this is none: cgroups v1 say it so.
-const NO_LIMIT: u64 = 1 << 60;
+pub(super) const NO_LIMIT: u64 = 1 << 60;
 
 #[derive(Debug, Args)]
 #[command(
@@ -179,7 +179,7 @@ fn row(usage: &Usage) -> Vec<Cell> {
     ]
 }
 
-fn parse_interval(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text)?;
     if interval < Duration::from_millis(100) { Err("less than 100ms; say 1s".to_owned()) } else { Ok(interval) }
 }

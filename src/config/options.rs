@@ -16,8 +16,8 @@ use super::values::{
     AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration,
     parse_request_timeout,
 };
-use crate::net::Address;
 use crate::net::secure::SecureOptions;
+use crate::net::{Address, AddressError};
 use crate::node::containerd::AllowedDevice;
 use crate::node::ids::IdMap;
 use crate::node::images::{Mirror, RegistryOptions};
@@ -204,6 +204,15 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
+    /// Where to serve /metrics, /livez and /readyz, to whoever can reach it: figures without names [default: nowhere]
+    #[arg(long, env = "GARDEND_METRICS_LISTEN", value_name = "ADDR:PORT|unix:///PATH", value_parser = parse_metrics_listen)]
+    #[schemars(with = "Option<String>")]
+    metrics_listen: Option<Address>,
+
+    /// Collector that traces go to by OTLP over gRPC, such as http://127.0.0.1:4317 [default: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere]
+    #[arg(long, env = "GARDEND_OTLP_ENDPOINT", value_name = "URL", value_parser = parse_collector)]
+    otlp_endpoint: Option<String>,
+
     #[command(flatten)]
     #[schemars(flatten)]
     network: NetworkArgs,
@@ -274,6 +283,10 @@ pub struct ServeConfig {
     pub log_filter: LogFilter,
     /// How.
     pub log_format: LogFormat,
+    /// Where those who watch are served; `None`: nowhere.
+    pub metrics_listen: Option<Address>,
+    /// Where traces go; `None`: where OpenTelemetry's variables say.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// What containers are made of.
@@ -342,6 +355,9 @@ pub enum ConfigError {
     /// One address given twice.
     #[error("--listen names {0} twice; once is enough")]
     SameAddress(Address),
+    /// Garden's clients and those who watch would meet.
+    #[error("--listen and --metrics-listen are both {0}; each needs an address of its own")]
+    SharedAddress(Address),
     /// An address by TLS without what TLS takes.
     #[error("--listen {0} needs a certificate and its key; name them with --tls-cert and --tls-key")]
     NoCertificate(Address),
@@ -400,6 +416,9 @@ impl ServeArgs {
             Runtime::Path(path) => Runtime::Path(absolute("--runtime", &path)?),
             named => named,
         };
+        if let Some(metrics) = self.metrics_listen.as_ref().filter(|metrics| self.listen.contains(metrics)) {
+            return Err(ConfigError::SharedAddress(metrics.clone()));
+        }
         let files = [
             ("--tls-cert", self.tls_cert),
             ("--tls-key", self.tls_key),
@@ -449,6 +468,8 @@ impl ServeArgs {
             additional_hosts: self.additional_host,
             log_filter: self.log_level,
             log_format: self.log_format,
+            metrics_listen: self.metrics_listen,
+            otlp_endpoint: self.otlp_endpoint,
         })
     }
 }
@@ -547,6 +568,23 @@ fn parse_runtime(text: &str) -> Result<Runtime, String> {
     }
 }
 
+fn parse_metrics_listen(text: &str) -> Result<Address, String> {
+    match Address::open_to_others(text) {
+        Ok(Address::Tls(_)) | Err(AddressError::NoAddress) => {
+            Err("neither an address and a port, as in 127.0.0.1:9190, nor a unix socket, as in unix:///run/gardend/metrics.sock".to_owned())
+        }
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+fn parse_collector(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|_| "not a URL, such as http://127.0.0.1:4317".to_owned())?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http" | "https"), Some(_)) => Ok(text.to_owned()),
+        _ => Err("not the URL of a collector, such as http://127.0.0.1:4317".to_owned()),
+    }
+}
+
 fn parse_registry(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains(['/', '@', ' ']) {
         return Err("not a registry's host, such as registry.example:5000".to_owned());
@@ -602,6 +640,7 @@ mod tests {
         assert_eq!(config.default_grace_time, None);
         assert_eq!(config.detach_grace, Duration::from_secs(60));
         assert_eq!(config.spool_size, Bytes(16 << 20));
+        assert_eq!((config.metrics_listen, config.otlp_endpoint), (None, None));
         assert_eq!(config.registries, RegistryOptions::default());
         assert_eq!((config.image_max_age, config.image_max_bytes), (Some(Duration::from_secs(7 * 86_400)), None));
     }
@@ -715,6 +754,10 @@ mod tests {
             (["--listen", "unix://run/x"], "begin with /"),
             (["--runtime", "podman"], "neither `runc`"),
             (["--places-per-shim", "0"], "1..=1000"),
+            (["--metrics-listen", "9090"], "an address and a port"),
+            (["--metrics-listen", "tls://127.0.0.1:9090"], "an address and a port"),
+            (["--metrics-listen", "127.0.0.1:7777"], "an address of its own"),
+            (["--otlp-endpoint", "127.0.0.1:4317"], "such as http://"),
             (["--id-map", "0:0:65536"], "the host's root"),
             (["--registry-mirror", "docker.io"], "say docker.io=https://mirror.example"),
             (["--insecure-registry", "https://x"], "not a registry's host"),

@@ -110,8 +110,9 @@ impl fmt::Display for Bytes {
 
 impl SocketMode {
     /// As the kernel takes it.
+    #[allow(clippy::unnecessary_cast, reason = "not every system has it as the same type")]
     pub fn bits(self) -> Mode {
-        Mode::from_raw_mode(self.0)
+        Mode::from_raw_mode(self.0 as rustix::fs::RawMode)
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) async fn serve(stream: Stream, identity: Identity, router: Router, sh
             // Either may be dropped anywhere: a stream that is cut is a client that was detached,
             // and what it did not get is kept for the next.
             tokio::select! {
-                () = takeover.run(socket, parts.read_buf).instrument(span) => {}
+                () = takeover.run(socket, parts.read_buf, exchange.request()).instrument(span) => {}
                 () = shutdown.cancelled() => debug!("a stream ends with the server"),
             }
         }

@@ -22,6 +22,7 @@ mod connection;
 mod io;
 mod linger;
 mod names;
+mod requests;
 mod router;
 mod server;
 mod socket;
@@ -32,6 +33,7 @@ mod wire;
 
 pub use body::MAX_JSON_BODY;
 pub use capacity::{FactSource, Facts, Machine};
+pub use requests::Requests;
 pub use server::serve;
 
 use crate::net::secure::Secure;
@@ -47,13 +49,26 @@ pub struct Garden {
     controller: Controller,
     facts: Arc<dyn FactSource>,
     max_connections: usize,
+    requests: Requests,
     secure: Option<Secure>,
 }
 
 impl Garden {
     /// `facts` answers the capacity call.
     pub fn new(controller: Controller, facts: impl FactSource) -> Self {
-        Self { controller, facts: Arc::new(facts), max_connections: DEFAULT_MAX_CONNECTIONS, secure: None }
+        Self {
+            controller,
+            facts: Arc::new(facts),
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            requests: Requests::default(),
+            secure: None,
+        }
+    }
+
+    /// Counts requests there.
+    #[must_use]
+    pub fn with_requests(self, requests: Requests) -> Self {
+        Self { requests, ..self }
     }
 
     /// Allows so many connections at once; further ones are told so and closed.

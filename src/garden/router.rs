@@ -1,20 +1,22 @@
-//! Every call of Garden's API and where it is answered.
+//! Every call of Garden's API, and those of gardend's own (`/gardend/v1`), and where it is answered.
 //!
 //! Routes are found on the path as it was sent, still encoded. Go's client puts names into paths
 //! as they are, so a property's key may bring slashes of its own: it is all that is left.
 
 use super::Garden;
 use super::answer::Refusal;
-use super::calls::{containers, files, limits, metrics, network, processes, properties, server};
+use super::calls::{containers, files, images, limits, metrics, network, processes, properties, server};
 use super::names::Names;
+use super::requests::{REQUEST_ID, Requests, given_id, new_id};
+use super::takeover::Exchange;
 use super::who::known;
+use crate::telemetry::take_up_trace;
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use http::{Method, StatusCode, Uri};
-use std::sync::atomic::{AtomicU64, Ordering};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use tracing::Instrument;
 
 pub(super) fn router(garden: Garden) -> Router {
@@ -53,11 +55,15 @@ pub(super) fn router(garden: Garden) -> Router {
             get(properties::one).put(properties::set).delete(properties::remove),
         )
         .route("/containers/{handle}/metrics", get(metrics::metrics))
+        // Ours, and not Garden's.
+        .route("/gardend/v1/images", get(images::list))
+        .route("/gardend/v1/images/pull", post(images::pull))
+        .route("/gardend/v1/images/prune", post(images::prune))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         // The one that was added last is asked first.
         .layer(from_fn(known))
-        .layer(from_fn(traced))
+        .layer(from_fn_with_state(garden.requests.clone(), traced))
         .with_state(garden)
 }
 
@@ -71,22 +77,42 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
     Refusal::http(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
 }
 
-/// Everything that is logged of a request carries its number, its route and its container. Bodies
-/// and queries are never logged.
-async fn traced(names: Result<Names, Refusal>, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    static NUMBER: AtomicU64 = AtomicU64::new(1);
+/// Everything that is logged of a request carries its id, its route and its container, and so does
+/// what the reconciler does for it. Bodies and queries are never logged.
+async fn traced(
+    State(requests): State<Requests>,
+    names: Result<Names, Refusal>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let exchange = request.extensions().get::<Exchange>().cloned();
+    let given = given_id(request.headers()).map(str::to_owned);
+    if let Some(exchange) = &exchange {
+        exchange.call_request(given.as_deref());
+    }
+    let id = given.unwrap_or_else(new_id);
+    let route = route.as_ref().map(MatchedPath::as_str);
     let span = tracing::info_span!(
         "request",
-        number = NUMBER.fetch_add(1, Ordering::Relaxed),
+        request_id = id,
         method = %request.method(),
-        route = route.as_ref().map_or("-", MatchedPath::as_str),
+        route = route.unwrap_or("-"),
         handle = names.map(|names| names.handle).unwrap_or_default(),
         client = tracing::field::Empty,
+        otel.kind = tracing::field::Empty,
+        otel.name = tracing::field::Empty,
     );
+    take_up_trace(&span, request.headers(), request.method().as_str(), route.unwrap_or("-"));
+    let following = requests.follow(request.method(), route, exchange);
     async {
         let started = std::time::Instant::now();
-        let response = next.run(request).await;
+        let mut response = next.run(request).await;
+        following.answered(response.status());
         tracing::debug!(status = response.status().as_u16(), elapsed = ?started.elapsed(), "answered");
+        if let Ok(id) = HeaderValue::try_from(id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
         response
     }
     .instrument(span)

@@ -17,7 +17,7 @@ use http::StatusCode;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -36,15 +36,23 @@ pub(super) enum Takeover {
 }
 
 impl Takeover {
-    /// Writes the head and goes on to the end. `early` is what the client sent behind its request.
-    pub(super) async fn run(self, mut socket: Socket, early: Bytes) {
-        let status = match &self {
+    fn status(&self) -> StatusCode {
+        match self {
             Self::Process { status, .. } => *status,
             Self::Output(_) => StatusCode::OK,
-        };
+        }
+    }
+
+    /// Writes the head and goes on to the end. `early` is what the client sent behind its request.
+    /// The answer has the client's own name for its request, where it gave one: others expect the head
+    /// that Garden's own server writes.
+    pub(super) async fn run(self, mut socket: Socket, early: Bytes, request: Option<String>) {
+        let status = self.status();
+        let id = request.map_or_else(String::new, |id| format!("X-Request-Id: {id}\r\n"));
         // Not chunked in truth. It is what Garden's own server says, and what its client needs to
         // hear in order to leave the connection open.
-        let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let head =
+            format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n{id}\r\n");
         match timeout(HEAD_DEADLINE, socket.write_all(head.as_bytes())).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return debug!(%error, "the client is gone before its stream began"),
@@ -68,6 +76,10 @@ struct Shared {
     peer: Peer,
     identity: Identity,
     takeover: Mutex<Option<(Takeover, Span)>>,
+    /// The head that its stream begins with, once it was taken over.
+    taken_over: OnceLock<StatusCode>,
+    /// What the client calls its request.
+    request: Mutex<Option<String>>,
     /// A request has been read, and its answer has not yet been given to HTTP in whole.
     busy: AtomicBool,
     /// The client will not use this connection again.
@@ -82,6 +94,8 @@ impl Exchange {
             peer,
             identity,
             takeover: Mutex::new(None),
+            taken_over: OnceLock::new(),
+            request: Mutex::new(None),
             busy: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
@@ -100,8 +114,25 @@ impl Exchange {
 
     /// Leaves `takeover` for the connection's task. Never resolves: the task drops the handler.
     pub(super) async fn take_over(&self, takeover: Takeover) -> Response {
+        // A connection is taken over once.
+        let _ = self.0.taken_over.set(takeover.status());
         *self.0.takeover.lock().unwrap_or_else(PoisonError::into_inner) = Some((takeover, Span::current()));
         std::future::pending().await
+    }
+
+    /// The client has a name for its request.
+    pub(super) fn call_request(&self, id: Option<&str>) {
+        *self.0.request.lock().unwrap_or_else(PoisonError::into_inner) = id.map(str::to_owned);
+    }
+
+    /// What the client calls its request.
+    pub(super) fn request(&self) -> Option<String> {
+        self.0.request.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// With which status it was taken over.
+    pub(super) fn taken_over(&self) -> Option<StatusCode> {
+        self.0.taken_over.get().copied()
     }
 
     /// Answers with an error where a takeover was asked for. Garden's client forgets such a

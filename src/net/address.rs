@@ -11,7 +11,7 @@ const LONGEST_PATH: usize = 107;
 /// Where a server listens: a loopback address with a port, any address by TLS, or a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// TCP, on loopback: whoever reaches gardend is root on the machine.
+    /// TCP; for Garden's clients on loopback alone: whoever reaches gardend is root on the machine.
     Tcp(SocketAddr),
     /// TCP with TLS, on any address: clients prove who they are.
     Tls(SocketAddr),
@@ -43,6 +43,19 @@ pub enum AddressError {
     /// A unix socket's path that the kernel does not take.
     #[error("the path of a unix socket has {LONGEST_PATH} bytes at most; this one has {0}")]
     TooLong(usize),
+}
+
+impl Address {
+    /// One that other machines may reach too: for what tells figures and takes no orders.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn open_to_others(text: &str) -> Result<Self, AddressError> {
+        match text.parse::<SocketAddr>() {
+            Ok(address) => Ok(Self::Tcp(address)),
+            Err(_) => text.parse(),
+        }
+    }
 }
 
 impl FromStr for Address {
@@ -113,6 +126,15 @@ mod tests {
             assert_eq!(text.parse(), Ok(address.clone()), "{text}");
             assert_eq!(address.to_string().parse(), Ok(address));
         }
+    }
+
+    #[test]
+    fn figures_may_be_told_to_other_machines() {
+        let open = |text: &str| Address::open_to_others(text).map(|address| address.to_string());
+        assert_eq!(open("0.0.0.0:9100").as_deref(), Ok("0.0.0.0:9100"));
+        assert_eq!(open("[::]:9100").as_deref(), Ok("[::]:9100"));
+        assert_eq!(open("unix:///run/m.sock").as_deref(), Ok("unix:///run/m.sock"));
+        assert_eq!(open("9100"), Err(AddressError::NoAddress));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, fchmod, lstat};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
@@ -32,10 +33,10 @@ pub struct Access {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody does.
-    #[error("{0} is in use by another program; stop that one, or choose another --listen")]
+    #[error("{0} is in use by another program; stop that one, or choose another address")]
     InUse(Address),
     /// A file of another kind, which is not ours to remove.
-    #[error("{} is there and no socket; remove it, or choose another --listen", .0.display())]
+    #[error("{} is there and no socket; remove it, or choose another address", .0.display())]
     NoSocket(PathBuf),
     /// The kernel refused.
     #[error("cannot {what} {address}: {source}")]
@@ -131,9 +132,7 @@ fn is_stale(path: &Path) -> Result<bool, ListenError> {
         Ok(_) => {}
     }
     // Without blocking: a listener whose backlog is full is one all the same.
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let asked = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .and_then(|socket| rustix::net::connect(&socket, &SocketAddrUnix::new(path)?));
+    let asked = unix_socket().and_then(|socket| rustix::net::connect(&socket, &SocketAddrUnix::new(path)?));
     match asked {
         Err(rustix::io::Errno::CONNREFUSED) => Ok(true),
         Err(rustix::io::Errno::NOENT) => Ok(false),
@@ -141,6 +140,22 @@ fn is_stale(path: &Path) -> Result<bool, ListenError> {
         Ok(()) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::PROTOTYPE) => Err(ListenError::InUse(address())),
         Err(error) => Err(failed(error.into())),
     }
+}
+
+/// One that does not block and that no program inherits.
+#[cfg(target_os = "linux")]
+fn unix_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// The same, where it takes three calls.
+#[cfg(not(target_os = "linux"))]
+fn unix_socket() -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
 }
 
 fn listen_on(path: PathBuf, access: Access) -> Result<Listener, ListenError> {
@@ -153,8 +168,7 @@ fn listen_on(path: PathBuf, access: Access) -> Result<Listener, ListenError> {
         std::fs::remove_file(&path).map_err(failed("replace"))?;
     }
     let make = || -> io::Result<_> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let socket = unix_socket()?;
         // The file gets the mode that the socket has when it is bound: it is never open to more.
         fchmod(&socket, access.mode)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
@@ -401,6 +415,6 @@ mod tests {
     async fn a_port_in_use_is_refused() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let refused = Claim::new(&Address::Tcp(taken.local_addr().unwrap())).unwrap_err();
-        assert!(refused.to_string().ends_with("stop that one, or choose another --listen"), "{refused}");
+        assert!(refused.to_string().ends_with("stop that one, or choose another address"), "{refused}");
     }
 }

@@ -8,6 +8,7 @@
 
 mod address;
 mod listener;
+#[cfg_attr(not(target_os = "linux"), path = "relay_elsewhere.rs")]
 mod relay;
 pub mod secure;
 mod stream;

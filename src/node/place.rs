@@ -20,7 +20,6 @@
 
 use gardend_controller::record::{ContainerUid, ProcessUid, SandboxId};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The folders of one gardend.
@@ -149,11 +148,12 @@ impl InitProcess {
         std::fs::rename(temporary, place.join("init.pid"))
     }
 
+    #[cfg(target_os = "linux")]
     /// A descriptor of the process; `None` where it is gone (or its pid is another's by now).
     ///
     /// # Errors
     /// Where the kernel refuses for another reason.
-    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+    pub fn open(&self) -> io::Result<Option<std::os::fd::OwnedFd>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw) else {
             return Ok(None);
         };

@@ -40,7 +40,7 @@ pub fn on_host(config: &ServeConfig, folders: &Folders) -> Result<Parts> {
     };
     // A place is made in milliseconds: none is kept ready.
     let options = Options { pool_size: 0, ..options(config, folders, Some(shared)) };
-    Ok(Parts { node, options, machine: Machine::new(folders.state()), managed: None, report: None })
+    Ok(Parts { node, options, machine: Machine::new(folders.state()), managed: None, containerd: None, report: None })
 }
 
 /// Records of one backend mean nothing to the other, which would take its containers for dead.

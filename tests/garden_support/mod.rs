@@ -54,6 +54,11 @@ impl Server {
 
     pub async fn start_with(options: Options, adjust: impl FnOnce(Garden) -> Garden) -> Self {
         let (controller, node) = controller(options).await;
+        Self::start_on(controller, node, adjust).await
+    }
+
+    /// On a controller that the test keeps, too.
+    pub async fn start_on(controller: Controller, node: FakeNode, adjust: impl FnOnce(Garden) -> Garden) -> Self {
         let garden = adjust(Garden::new(controller, FixedFacts));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

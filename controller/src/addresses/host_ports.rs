@@ -18,6 +18,11 @@ impl HostPorts {
         Self { range, turns: Turns::new(size), holders: HashMap::new() }
     }
 
+    /// How many are somebody's.
+    pub fn taken(&self) -> usize {
+        self.holders.len()
+    }
+
     /// One of the range.
     pub fn take(&mut self, uid: &ContainerUid, handle: &Handle) -> Result<u16, AddressError> {
         let number = self.turns.take(|_| true).and_then(|number| u16::try_from(number).ok());

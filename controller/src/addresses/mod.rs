@@ -15,6 +15,7 @@ mod host_ports;
 mod subnets;
 mod turns;
 
+use crate::counts::AddressCounts;
 use crate::options::{AddressSource, NetworkOptions};
 use crate::record::{Addresses, ContainerRecord, ContainerUid, Handle, PortInAsked};
 pub use asked::Asked;
@@ -136,6 +137,19 @@ impl Pools {
             Given::Pools { subnets, .. } => subnets.size() as usize,
             Given::ByNode | Given::Shared(_) => usize::MAX,
         }
+    }
+
+    /// Containers that have addresses of the pool, how many it has room for, and ports that lead to
+    /// containers.
+    pub fn counts(&self) -> AddressCounts {
+        let (used, total) = match &self.given {
+            Given::Pools { subnets, .. } => {
+                let of_pool = self.held.values().filter(|held| subnets.is_of_pool(held.addresses.subnet));
+                (of_pool.count(), subnets.size() as usize)
+            }
+            Given::ByNode | Given::Shared(_) => (0, 0),
+        };
+        AddressCounts { used, total, ports: self.ports.taken() }
     }
 
     /// The node's network gives addresses itself.

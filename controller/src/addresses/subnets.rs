@@ -106,6 +106,10 @@ impl Subnets {
         }
     }
 
+    pub fn is_of_pool(&self, subnet: Ipv4Net) -> bool {
+        self.number_in_pool(subnet).is_some()
+    }
+
     fn number_in_pool(&self, subnet: Ipv4Net) -> Option<u32> {
         let within = self.pool.contains(&subnet) && subnet.prefix_len() == SMALLEST;
         within.then(|| (u32::from(subnet.network()) - u32::from(self.pool.network())) / STEP)

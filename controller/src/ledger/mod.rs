@@ -21,10 +21,11 @@ mod store;
 mod tests;
 mod writer;
 
+use crate::observe::Observing;
 use crate::record::{ContainerRecord, ContainerUid, ProcessRecord, ProcessState, ProcessUid, SandboxId, SandboxRecord};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 use store::Store;
 use writer::{Reply, Writer};
@@ -119,6 +120,7 @@ pub struct Ledger {
 struct Backend {
     way: Way,
     failing: Arc<AtomicBool>,
+    observing: Arc<OnceLock<Observing>>,
 }
 
 enum Way {
@@ -136,8 +138,9 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let store = open::open(path)?;
         let failing = store.failing();
-        let way = Way::Thread(Writer::start(store));
-        Ok(Self { backend: Arc::new(Backend { way, failing }) })
+        let observing = Arc::default();
+        let way = Way::Thread(Writer::start(store, Arc::clone(&observing)));
+        Ok(Self { backend: Arc::new(Backend { way, failing, observing }) })
     }
 
     /// Like [`Self::open`], without a thread of its own: a submit writes before it returns.
@@ -159,7 +162,7 @@ impl Ledger {
     fn inline(store: Store) -> Self {
         let failing = store.failing();
         let way = Way::Inline(Box::new(Mutex::new(store)));
-        Self { backend: Arc::new(Backend { way, failing }) }
+        Self { backend: Arc::new(Backend { way, failing, observing: Arc::default() }) }
     }
 
     /// Reads everything.
@@ -192,13 +195,26 @@ impl Ledger {
         self.submit(changes, durable).written().await
     }
 
+    /// Tells this one of every commit from now on; the first that is named stays.
+    pub(crate) fn observe(&self, observing: Observing) {
+        let _ = self.backend.observing.set(observing);
+    }
+
+    /// Writes something that changes nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError::Write`], as new records would get it.
+    pub async fn probe(&self) -> Result<(), LedgerError> {
+        self.commit(vec![Change::Probe], Durable::Crash).await
+    }
+
     /// `Err` says why nothing can be written. Costs nothing while the last write succeeded.
     ///
     /// # Errors
     /// [`LedgerError::Write`], as new records would get it.
     pub async fn health(&self) -> Result<(), LedgerError> {
         let failing = self.backend.failing.load(Ordering::Relaxed);
-        if failing { self.commit(vec![Change::Probe], Durable::Crash).await } else { Ok(()) }
+        if failing { self.probe().await } else { Ok(()) }
     }
 
     /// Makes writes fail as on a full disk (`true`), or work again, for tests.

@@ -4,9 +4,10 @@
 
 use super::store::Store;
 use super::{Change, Contents, Durable, LedgerError, lock};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use crate::observe::{Observation, Observing};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// After so long without work the log is moved into the database.
@@ -42,12 +43,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn start(store: Store) -> Self {
+    /// `observing` is filled in once there is somebody to tell.
+    pub fn start(store: Store, observing: Arc<OnceLock<Observing>>) -> Self {
         let queue = Arc::<Queue>::default();
         let theirs = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || work(store, &theirs))
+            .spawn(move || work(store, &theirs, &observing))
             .expect("the process may start a thread");
         Self { queue, thread: Some(thread) }
     }
@@ -115,7 +117,7 @@ impl Queue {
     }
 }
 
-fn work(mut store: Store, queue: &Queue) {
+fn work(mut store: Store, queue: &Queue, observing: &OnceLock<Observing>) {
     let mut written = false;
     while let Some(jobs) = queue.take(|| {
         if std::mem::take(&mut written) {
@@ -128,24 +130,24 @@ fn work(mut store: Store, queue: &Queue) {
                 Job::Write { changes, durable, reply } => group.push((changes, durable, reply)),
                 // What was submitted before is seen by it.
                 Job::Load(reply) => {
-                    write_group(&mut store, std::mem::take(&mut group));
+                    write_group(&mut store, std::mem::take(&mut group), observing);
                     let _ = reply.send(store.load());
                 }
                 #[cfg(any(test, feature = "fakes"))]
                 Job::PretendFull(full) => {
-                    write_group(&mut store, std::mem::take(&mut group));
+                    write_group(&mut store, std::mem::take(&mut group), observing);
                     store.pretend_full(full);
                 }
             }
         }
         written |= !group.is_empty();
-        write_group(&mut store, group);
+        write_group(&mut store, group, observing);
     }
 }
 
 type Waiting = (Vec<Change>, Durable, oneshot::Sender<Result<(), LedgerError>>);
 
-fn write_group(store: &mut Store, group: Vec<Waiting>) {
+fn write_group(store: &mut Store, group: Vec<Waiting>, observing: &OnceLock<Observing>) {
     if group.is_empty() {
         return;
     }
@@ -155,7 +157,12 @@ fn write_group(store: &mut Store, group: Vec<Waiting>) {
         batches.push((changes, durable));
         replies.push(reply);
     }
+    let began = Instant::now();
     let together = store.apply(&batches);
+    if let Some(observing) = observing.get() {
+        let (batches, failed) = (batches.len(), together.is_err());
+        observing.tell(Observation::Commit { batches, failed, took: began.elapsed() });
+    }
     if together.is_ok() || batches.len() == 1 {
         for reply in replies {
             // Who does not wait any more does not need the answer.

@@ -12,6 +12,7 @@ mod reserve;
 use crate::addresses::{Asked, Pools};
 use crate::error::Error;
 use crate::ledger::Durable;
+use crate::observe::Observation;
 use crate::plan::{Place, Wanted};
 use crate::ports::{AttachWanted, NetworkWanted, NodeError};
 use crate::record::{Addresses, ContainerRecord, ContainerUid, SandboxId};
@@ -22,6 +23,7 @@ pub use reserve::Reserved;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Between two looks, at least: a program that changes rules without end shall not keep us busy.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -103,7 +105,10 @@ pub async fn restore(shared: &Shared) -> bool {
         let state = shared.state();
         state.containers.values().filter_map(|container| of(&state, container)).collect()
     };
+    let began = Instant::now();
     let restored = shared.node.network.restore(&all).await;
+    shared.state().network_fault = restored.clone().err();
+    shared.options.observing.tell(Observation::Network { failed: restored.is_err(), took: began.elapsed() });
     if let Err(error) = &restored {
         tracing::warn!(%error, "the node's network is not in order; it is tried again");
     }

@@ -3,7 +3,8 @@
 
 use super::{alive, drop_from_memory, update};
 use crate::ledger::{Change, Durable};
-use crate::observe::{Incident, IncidentKind};
+use crate::news::{Incident, IncidentKind};
+use crate::observe::{Observation, ProcessEnd};
 use crate::oom;
 use crate::places;
 use crate::plan::Wanted;
@@ -126,6 +127,11 @@ fn publish(shared: &Shared, uid: &ProcessUid, ended: ProcessState, at: Option<Sy
     let state = &mut *state;
     let Some(process) = state.processes.get_mut(uid).filter(|process| process.alive()) else { return };
     process.record.ended_at = at;
+    let end = match &ended {
+        ProcessState::Exited(status) => (*status).into(),
+        _ => ProcessEnd::Lost,
+    };
+    shared.options.observing.tell(Observation::ProcessEnded(end));
     process.outcome.send_replace(outcome(&ended));
     process.record.state = ended;
     if let Some(container) = state.containers.get_mut(&process.record.container) {
@@ -231,7 +237,7 @@ fn tell_of_loss(state: &State, uid: &ProcessUid, why: &str) {
     let Some(container) = state.containers.get(&process.container).filter(|one| one.wanted() == Wanted::Present) else {
         return;
     };
-    state.observers.tell(&Incident {
+    state.followers.tell(&Incident {
         container: process.container.clone(),
         handle: container.record.handle.clone(),
         kind: IncidentKind::ProcessLost,

@@ -29,6 +29,7 @@ use ends::lose;
 pub use ends::{MAX_ENDED, MAX_SEEN, end_all, exited, listen, lose_all, retention_is_over, seen};
 use std::sync::Arc;
 use std::time::SystemTime;
+use tracing::Instrument;
 
 /// Starts a process and attaches to it. Once begun it goes on to the end, also when nobody waits.
 pub async fn run(shared: &Arc<Shared>, busy: Busy, spec: ProcessSpec) -> Result<Attachment, Error> {
@@ -55,7 +56,7 @@ pub async fn run(shared: &Arc<Shared>, busy: Busy, spec: ProcessSpec) -> Result<
         (sandbox, env)
     };
     let start = Start { shared: Arc::clone(shared), busy, uid, id, sandbox };
-    let task = tokio::spawn(start.start(env, spec));
+    let task = tokio::spawn(start.start(env, spec).in_current_span());
     task.await.unwrap_or_else(|error| Err(Error::Spawn(SpawnError::Other(error.to_string()))))
 }
 
@@ -95,7 +96,8 @@ impl Start {
             drop_from_memory(&mut shared.state(), uid);
             return Err(error.into());
         }
-        match shared.node.processes.spawn(&self.sandbox, uid, &env, &spec).await {
+        let span = tracing::info_span!("spawn", process = %self.id);
+        match shared.node.processes.spawn(&self.sandbox, uid, &env, &spec).instrument(span).await {
             Ok(pid) => {
                 self.runs(pid);
                 if spec.limits.memory_bytes > 0 {

@@ -4,7 +4,7 @@
 use super::ready::refused_by_ledger;
 use super::{Done, Subject, know};
 use crate::ledger::{Change, Durable};
-use crate::observe::{Incident, IncidentKind};
+use crate::news::{Incident, IncidentKind};
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::processes;
@@ -54,7 +54,7 @@ pub(super) async fn kill(shared: &Arc<Shared>, subject: &Subject) -> Done {
             }
         }
     }
-    state.observers.changed(&subject.uid);
+    state.followers.changed(&subject.uid);
     drop(state);
     shared.wake(Key::Discarded(id.clone()));
     Done::Next
@@ -76,7 +76,7 @@ fn does_not_go(shared: &Shared, subject: &Subject, stage: Stage, error: NodeErro
         }
     });
     if stuck {
-        shared.state().observers.tell(&Incident {
+        shared.state().followers.tell(&Incident {
             container: subject.uid.clone(),
             handle: subject.handle.clone(),
             kind: IncidentKind::Stuck,
@@ -96,7 +96,7 @@ pub(super) async fn release_network(shared: &Arc<Shared>, subject: &Subject) -> 
     container.networked = false;
     container.stuck = None;
     let freed = container.freed;
-    state.observers.changed(&subject.uid);
+    state.followers.changed(&subject.uid);
     if freed {
         // By the start: its record, which nobody was told of, counts for nothing.
         state.give_back_addresses(&subject.uid);

@@ -11,6 +11,7 @@ mod gone;
 mod ready;
 mod stop;
 
+use crate::observe::Observation;
 use crate::places;
 use crate::plan::{Observed, Step, Wanted, next_step};
 use crate::queue::Verdict;
@@ -21,6 +22,7 @@ pub use ready::give_back;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 /// Steps in a row for one key, before others get their turn.
 const MAX_STEPS: usize = 32;
@@ -32,6 +34,7 @@ pub async fn run(shared: Arc<Shared>) {
             let worker = Worker { shared: Arc::clone(&shared), key, verdict: Verdict::Failed };
             shared.spawn(worker.work());
         }
+        shared.rounds.send_modify(|rounds| *rounds += 1);
         let due = shared.next_key_due();
         tokio::select! {
             // Cancel-safe: a notification that comes meanwhile is kept.
@@ -51,12 +54,15 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self) {
+        let began = Instant::now();
         self.verdict = match &self.key {
             Key::Container(uid) => container(&self.shared, uid).await,
             Key::Discarded(id) => places::remove(&self.shared, id).await,
             Key::Layers(uid) => places::release_layers(&self.shared, uid).await,
             Key::Pool(kind) => places::refill(&self.shared, *kind).await,
         };
+        let (subject, failed) = ((&self.key).into(), self.verdict == Verdict::Failed);
+        self.shared.options.observing.tell(Observation::Pass { subject, failed, took: began.elapsed() });
     }
 }
 
@@ -83,14 +89,21 @@ struct Subject {
     /// Its create was answered.
     answered: bool,
     wanted: Wanted,
+    /// The request that waits for it.
+    request: Span,
 }
 
 async fn container(shared: &Arc<Shared>, uid: &ContainerUid) -> Verdict {
     for _ in 0..MAX_STEPS {
         let Some((subject, observed)) = look(shared, uid) else { return Verdict::Rest };
         let step = next_step(subject.wanted, &observed);
-        tracing::debug!(handle = %subject.handle, %uid, ?step, "next step");
-        match take(shared, &subject, step).await {
+        let began = Instant::now();
+        let done = take(shared, &subject, step).instrument(span(&subject, step)).await;
+        if !matches!(step, Step::Rest | Step::Wait) {
+            let failed = matches!(done, Done::Verdict(_));
+            shared.options.observing.tell(Observation::Step { step, failed, took: began.elapsed() });
+        }
+        match done {
             Done::Next => {}
             Done::Verdict(verdict) => return verdict,
         }
@@ -108,11 +121,21 @@ fn look(shared: &Shared, uid: &ContainerUid) -> Option<(Subject, Observed)> {
         sandbox: container.record.sandbox.clone(),
         answered: container.record.answered,
         wanted: container.wanted(),
+        request: container.request.clone(),
     };
     Some((subject, container.observed(Instant::now(), shared.options.stop_grace)))
 }
 
+/// Of a step that a request waits for, within that of the request.
+fn span(subject: &Subject, step: Step) -> Span {
+    if subject.request.is_none() || matches!(step, Step::Rest | Step::Wait) {
+        return Span::none();
+    }
+    tracing::info_span!(parent: &subject.request, "step", otel.name = step.name(), handle = %subject.handle, uid = %subject.uid)
+}
+
 async fn take(shared: &Arc<Shared>, subject: &Subject, step: Step) -> Done {
+    tracing::debug!(handle = %subject.handle, uid = %subject.uid, ?step, "next step");
     match step {
         Step::Rest => Done::Verdict(Verdict::Rest),
         Step::Wait => stop::wait_for_empty(shared, subject),
@@ -139,6 +162,6 @@ fn know(shared: &Shared, uid: &ContainerUid, change: impl FnOnce(&mut Container)
     if let Some(container) = state.containers.get_mut(uid) {
         change(container);
         container.changed.send_replace(());
-        state.observers.changed(uid);
+        state.followers.changed(uid);
     }
 }

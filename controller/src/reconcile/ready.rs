@@ -4,6 +4,7 @@ use super::{Done, Subject, know};
 use crate::error::Error;
 use crate::ledger::{Change, Durable};
 use crate::network::AttachError;
+use crate::observe::Observation;
 use crate::plan::{Place, Wanted};
 use crate::ports::{NodeError, NodeErrorKind};
 use crate::queue::Verdict;
@@ -13,6 +14,8 @@ use crate::state::{Container, Failure, Role, State};
 use crate::{network, places, processes};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 /// Places that may fail for one create before it fails itself.
 const MAX_SPOILT_PLACES: u32 = 3;
@@ -39,6 +42,7 @@ pub(super) async fn take_place(shared: &Arc<Shared>, subject: &Subject) -> Done 
         container.stop_sent = None;
         container.occupied = None;
     });
+    shared.options.observing.tell(Observation::PlaceTaken { pooled: place == Place::Made });
     if place == Place::Made {
         shared.wake(Key::Pool(kind));
     }
@@ -61,8 +65,10 @@ pub fn give_back(state: &mut State, id: &SandboxId, place: Place) {
 
 pub(super) async fn make_place(shared: &Arc<Shared>, subject: &Subject) -> Done {
     let Some(id) = &subject.sandbox else { return Done::Verdict(Verdict::Rest) };
+    let asked = Instant::now();
     // The semaphore is never closed.
     let permit = shared.limits.makes.acquire().await;
+    shared.options.observing.tell(Observation::PlaceWaited(asked.elapsed()));
     let result = shared.node.sandboxes.ensure(id, SandboxKind::of(&subject.spec)).await;
     drop(permit);
     shared.heard(&result);
@@ -96,7 +102,11 @@ pub(super) async fn furnish(shared: &Arc<Shared>, subject: &Subject) -> Done {
         }
     };
     // Beside each other: they have nothing in common. A place that did not get all is replaced.
-    let (furnished, limited, connected) = tokio::join!(files, limit(shared, id, subject), connected);
+    let (furnished, limited, connected) = tokio::join!(
+        files.instrument(part("rootfs")),
+        limit(shared, id, subject).instrument(part("limits")),
+        connected.instrument(part("network")),
+    );
     drop(permit);
     match (furnished, limited, connected) {
         (Ok(()), Ok(()), Ok(())) => {
@@ -107,6 +117,11 @@ pub(super) async fn furnish(shared: &Arc<Shared>, subject: &Subject) -> Done {
         (_, Err(error), _) => failed(shared, subject, Stage::Limits, error, Next::AnotherPlace),
         (_, _, Err(error)) => failed(shared, subject, Stage::Network, error, Next::AnotherPlace),
     }
+}
+
+/// A part of furnishing, where a request waits for it.
+fn part(name: &'static str) -> Span {
+    if Span::current().is_none() { Span::none() } else { tracing::info_span!("part", otel.name = name) }
 }
 
 async fn limit(shared: &Shared, id: &SandboxId, subject: &Subject) -> Result<(), NodeError> {

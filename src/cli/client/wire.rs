@@ -204,6 +204,8 @@ pub struct Metrics {
     /// Processes.
     #[serde(deserialize_with = "or_default")]
     pub pid_stat: PidStat,
+    /// How long ago it was made, in nanoseconds.
+    pub age: u64,
 }
 
 /// Memory, in bytes.

@@ -137,8 +137,10 @@ impl Tar<'_> {
         };
         header.set_entry_type(special);
         if matches!(special, EntryType::Char | EntryType::Block) {
-            header.set_device_major(major(found.rdev()))?;
-            header.set_device_minor(minor(found.rdev()))?;
+            #[allow(clippy::unnecessary_cast, reason = "not every system has it as the same type")]
+            let device = found.rdev() as rustix::fs::Dev;
+            header.set_device_major(major(device))?;
+            header.set_device_minor(minor(device))?;
         }
         self.builder.append_data(&mut header, name, io::empty())
     }

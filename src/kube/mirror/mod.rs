@@ -29,7 +29,7 @@ use super::shown::show;
 use book::{Book, Seen};
 pub(super) use bucket::Bucket;
 use gardend_controller::record::ContainerUid;
-use gardend_controller::{Controller, Incident, News, Observer};
+use gardend_controller::{Controller, Follower, Incident, News};
 use gardend_crds::{GardenNodeStatus, Time};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -49,7 +49,7 @@ const LONGEST_REFUSAL: Duration = Duration::from_secs(300);
 pub(super) struct Mirror {
     options: Options,
     controller: Controller,
-    observer: Observer,
+    follower: Follower,
     writer: Writer,
     watch: Watch,
     announcer: Announcer,
@@ -90,7 +90,7 @@ impl Mirror {
         let now = Instant::now();
         let containers = kube::Api::namespaced(place.client.clone(), &place.namespace);
         Self {
-            observer: controller.observe(),
+            follower: controller.follow(),
             writer: Writer::new(&place),
             watch: Watch::new(containers, place.node.as_str()),
             announcer: Announcer::start(&place, Arc::clone(&gauges)),
@@ -117,7 +117,7 @@ impl Mirror {
             let next = self.next_attempt();
             tokio::select! {
                 // Cancel-safe: what was not taken is kept.
-                news = self.observer.news() => self.take_news(news),
+                news = self.follower.news() => self.take_news(news),
                 // Cancel-safe: what was heard in part is kept.
                 heard = self.watch.next(), if self.options.detail == Detail::Containers => self.hear(heard),
                 // Cancel-safe: it is computed anew each time.

@@ -4,13 +4,14 @@
 //! containerd is found without our restart. Every call has a deadline, and an error that says
 //! what was attempted on what.
 
+use super::calls::{Calls, Metered};
 use super::error::CallError;
 use hyper_util::rt::TokioIo;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 /// For calls that read or write containerd's own database.
 pub const QUICK: Duration = Duration::from_secs(10);
@@ -22,7 +23,7 @@ pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// A connection to one containerd, and the namespace that all calls are made in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    channel: Channel,
+    channel: Metered,
     socket: Arc<Path>,
     namespace: tonic::metadata::MetadataValue<tonic::metadata::Ascii>,
 }
@@ -30,6 +31,11 @@ pub struct Connection {
 impl Connection {
     /// A connection that will be made when it is needed.
     pub fn lazy(socket: &Path, namespace: &'static str) -> Self {
+        Self::counted(socket, namespace, Calls::default())
+    }
+
+    /// The same, with every call counted.
+    pub fn counted(socket: &Path, namespace: &'static str, calls: Calls) -> Self {
         let path: PathBuf = socket.to_owned();
         // The address is never looked at: the connector knows where to go.
         let endpoint = Endpoint::from_static("http://containerd.invalid").connect_timeout(QUICK);
@@ -38,7 +44,7 @@ impl Connection {
             async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
         }));
         let namespace = tonic::metadata::MetadataValue::from_static(namespace);
-        Self { channel, socket: socket.into(), namespace }
+        Self { channel: Metered::new(channel, calls), socket: socket.into(), namespace }
     }
 
     /// Where containerd listens.
@@ -47,7 +53,7 @@ impl Connection {
     }
 
     /// For the generated clients.
-    pub(super) fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> Metered {
         self.channel.clone()
     }
 

@@ -1,5 +1,6 @@
 //! containerd's containers service: the records that places have there.
 
+use super::calls::Metered;
 use super::connection::{Connection, MAX_ANSWER, QUICK};
 use super::error::CallError;
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -8,7 +9,6 @@ use containerd_client::services::v1::{
 };
 use prost_types::{Any, FieldMask};
 use std::collections::HashMap;
-use tonic::transport::Channel;
 
 /// The shim that runs places.
 pub const SHIM: &str = "io.containerd.runc.v2";
@@ -37,7 +37,7 @@ pub(super) struct ContainerSeen {
     pub spec: Vec<u8>,
 }
 
-fn client(connection: &Connection) -> ContainersClient<Channel> {
+fn client(connection: &Connection) -> ContainersClient<Metered> {
     ContainersClient::new(connection.channel()).max_decoding_message_size(MAX_ANSWER)
 }
 

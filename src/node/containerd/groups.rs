@@ -250,6 +250,11 @@ impl Groups {
         self.change(|table| table.shun(id));
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).groups.len()
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
         // A poisoned lock is of no account: no change of the table can panic half-way.
         let result = change(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner));

@@ -1,5 +1,6 @@
 //! containerd's images service: the names that manifests and indexes have.
 
+use super::calls::Metered;
 use super::connection::{Connection, MAX_ANSWER, QUICK};
 use super::error::{CallError, CallErrorKind};
 use super::leases::Collection;
@@ -11,7 +12,6 @@ use containerd_client::types::Descriptor;
 use prost_types::FieldMask;
 use std::collections::HashMap;
 use std::time::Duration;
-use tonic::transport::Channel;
 
 /// How long a deletion may take where containerd is to have collected by then.
 const COLLECTS: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ impl Named {
     }
 }
 
-fn client(connection: &Connection) -> ImagesClient<Channel> {
+fn client(connection: &Connection) -> ImagesClient<Metered> {
     ImagesClient::new(connection.channel()).max_decoding_message_size(MAX_ANSWER)
 }
 

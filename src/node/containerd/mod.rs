@@ -15,6 +15,7 @@
 //! again (the controller). [`managed`] runs a containerd of our own; [`super::check`] tells
 //! whether this node has what is needed.
 
+mod calls;
 mod ceiling;
 mod cgroups;
 mod connection;
@@ -41,6 +42,7 @@ mod tasks;
 mod version;
 mod watch;
 
+pub use calls::Calls;
 pub(crate) use ceiling::peer;
 pub(crate) use cgroups::TOP;
 pub use cgroups::{Cgroups, PlaceCgroups, hierarchies};
@@ -95,6 +97,8 @@ pub struct Options {
     pub id_map: IdMap,
     /// What they may do.
     pub settings: Settings,
+    /// Where calls to containerd are counted.
+    pub calls: Calls,
 }
 
 impl Default for Options {
@@ -106,6 +110,7 @@ impl Default for Options {
             parallel_creates: (2 * processors).max(4),
             id_map: IdMap::garden(),
             settings: Settings::default(),
+            calls: Calls::default(),
         }
     }
 }
@@ -140,7 +145,7 @@ impl Containerd {
         let owner = OwnerMark::of(folders.state(), folders.run()).map_err(failed)?;
         let blank = Blank::install(folders.state()).map_err(failed)?;
         Ok(Self {
-            connection: Connection::lazy(socket, NAMESPACE),
+            connection: Connection::counted(socket, NAMESPACE, options.calls.clone()),
             cgroups: Cgroups::of(owner.clone()),
             groups: groups::Groups::new(options.group_limit),
             creates: Semaphore::new(options.parallel_creates.max(1)),
@@ -155,6 +160,11 @@ impl Containerd {
     /// The connection, for other parts of the node that use containerd.
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Shims that places share, as far as it is known.
+    pub fn shims(&self) -> usize {
+        self.groups.count()
     }
 
     /// The cgroups of its places.

@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(fs::read_to_string(world.path("/work/in/name")).unwrap(), "inner");
         assert_eq!(fs::read_to_string(world.path("/opt/x/name")).unwrap(), "outer");
         assert!(fs::symlink_metadata(outer.join("in")).unwrap().is_symlink());
-        assert_eq!(world.files.list().await.unwrap(), [world.uid.clone()]);
+        assert_eq!(world.files.list().await.unwrap(), std::slice::from_ref(&world.uid));
         for _ in 0..2 {
             world.files.release(&world.uid).await.unwrap();
         }

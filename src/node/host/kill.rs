@@ -61,9 +61,17 @@ pub fn runs(place: &Path) -> io::Result<bool> {
 pub async fn kill(place: &Path, id: &SandboxId) -> Result<(), KillError> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let found = look(place, id)?;
-        // Init last: until then it is the parent of every orphan.
-        let targets = if found.others.is_empty() { found.inits } else { freeze(place, id, found.others)? };
+        let (place, id_) = (place.to_owned(), id.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let found = look(&place, &id_)?;
+            // Init last: until then it is the parent of every orphan.
+            if found.others.is_empty() { Ok(found.inits) } else { freeze(&place, &id_, found.others) }
+        });
+        // Cancel-safe: what is only looked at is looked at again. A process that hangs in the kernel may hang who looks.
+        let Ok(found) = timeout_at(deadline, found).await else {
+            return Err(KillError::Survivors(vec!["one that cannot even be looked at".to_owned()]));
+        };
+        let targets = found.map_err(io::Error::other)??;
         if targets.is_empty() {
             return Ok(());
         }

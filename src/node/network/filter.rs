@@ -11,6 +11,7 @@ use super::ruleset;
 use super::table::{Change, Content, Table};
 use gardend_controller::ports::{NodeError, NodeErrorKind};
 use gardend_controller::record::{ContainerUid, Handle, RuleOut};
+use prometheus_client::metrics::counter::Counter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -48,13 +49,15 @@ pub(super) struct Filter {
     /// Of the table's own rules when they were made last.
     base: Option<[u8; 32]>,
     parts: BTreeMap<ContainerUid, Part>,
+    /// How often it was put back.
+    restores: Counter,
 }
 
 impl Filter {
     /// Nothing in the kernel is changed before the first [`Self::settle`].
-    pub fn open(names: &Names, sets: &'static [&'static str], text: String) -> io::Result<Self> {
+    pub fn open(names: &Names, sets: &'static [&'static str], text: String, restores: Counter) -> io::Result<Self> {
         let table = Table::open(names.table(), sets)?;
-        Ok(Self { names: names.clone(), table, text, base: None, parts: BTreeMap::new() })
+        Ok(Self { names: names.clone(), table, text, base: None, parts: BTreeMap::new(), restores })
     }
 
     /// Puts a container's part in force, in place of what it had.
@@ -117,6 +120,7 @@ impl Filter {
         if found.as_ref().is_none_or(|found| Some(found.base) != self.base) {
             if self.base.is_some() {
                 tracing::warn!(table = self.names.table(), "somebody changed the table of nftables; it is put back");
+                self.restores.inc();
             }
             ruleset::install(&self.names, &self.text)?;
             found = self.table.read().map_err(&reading)?;

@@ -34,6 +34,7 @@ use gardend_controller::record::{ContainerUid, RuleOut, SandboxId};
 use ipnet::{IpNet, Ipv4Net};
 use names::Names;
 use netlink::Connection;
+use prometheus_client::metrics::counter::Counter;
 pub use resolver::Resolver;
 use routing::Priority;
 pub use routing::Uplink;
@@ -57,6 +58,8 @@ pub struct Options {
     pub pools: Vec<IpNet>,
     /// What links carry at once, in bytes; `None`: what the node's way out does.
     pub mtu: Option<u32>,
+    /// How often the table was put back.
+    pub restores: Counter,
 }
 
 /// See the module.
@@ -77,7 +80,12 @@ impl NetworkNode {
         watch::start(names.table().to_owned(), told)?;
         let state = State {
             route: Connection::route()?,
-            filter: Filter::open(&names, &elements::SETS, ruleset::text(&names, &options.policy))?,
+            filter: Filter::open(
+                &names,
+                &elements::SETS,
+                ruleset::text(&names, &options.policy),
+                options.restores.clone(),
+            )?,
             priority: Priority::of(&owner),
             names,
             folders,

@@ -1,7 +1,7 @@
 //! The host's devices: all of them for privileged places, those that an operator names for the others.
 
+use super::allowed_device::AllowedDevice;
 use super::oci::{Device, DeviceRule};
-use super::settings::AllowedDevice;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

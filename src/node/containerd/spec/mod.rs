@@ -8,6 +8,7 @@
 //! [`crate::node::rights`]. All have their own pid, mount, network,
 //! ipc, uts and cgroup namespaces; garden-init is pid 1.
 
+mod allowed_device;
 mod capabilities;
 mod devices;
 mod oci;
@@ -16,13 +17,14 @@ mod settings;
 
 use crate::node::ids::{IdMap, Line};
 use crate::node::rights::Rights;
+pub use allowed_device::AllowedDevice;
 pub use capabilities::CapabilitySet;
 use garden_init::wire::CONTROL_DIR;
 use gardend_controller::record::SandboxKind;
 use oci::{
     Capabilities, Device, DeviceRule, IdMapping, Linux, Mount, Namespace, Process, Resources, Rlimit, Root, User,
 };
-pub use settings::{AllowedDevice, ProfileError, SeccompProfile, Settings};
+pub use settings::{ProfileError, SeccompProfile, Settings};
 use std::io;
 use std::path::Path;
 

@@ -10,24 +10,24 @@
 //! first, and whatever is wrong with one, the next is asked, the registry itself last.
 
 mod challenge;
-mod docker_config;
 mod endpoint;
 mod error;
+mod options;
 mod request;
 mod tls;
 mod tokens;
 
 pub use endpoint::Mirror;
 pub(crate) use error::RegistryError;
+pub use options::RegistryOptions;
 
 use super::manifest::{MANIFEST_TYPES, digest_of};
-use docker_config::DockerConfig;
+use crate::docker_config::DockerConfig;
 use endpoint::Endpoint;
 use gardend_controller::record::{ImageCredentials, ImageDigest};
 use request::{Clients, Question};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, Response, StatusCode, redirect};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokens::Tokens;
@@ -42,19 +42,6 @@ const ATTEMPTS: u32 = 5;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// What a manifest, an index or a configuration may take; registries refuse larger ones.
 pub(crate) const MAX_DOCUMENT: usize = 8 * 1024 * 1024;
-
-/// What an operator can set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RegistryOptions {
-    /// Asked before the registries that they are mirrors of, in this order.
-    pub mirrors: Vec<Mirror>,
-    /// Registries and mirrors that are spoken to without proof of who they are.
-    pub insecure: Vec<String>,
-    /// Files of certificate authorities, beside the machine's.
-    pub authorities: Vec<PathBuf>,
-    /// A docker configuration file with passwords.
-    pub docker_config: Option<PathBuf>,
-}
 
 /// All registries, by the options of one gardend. Cheap to clone.
 #[derive(Clone)]

@@ -33,6 +33,7 @@ use async_trait::async_trait;
 use attach::Node;
 use gardend_controller::ports::{AttachWanted, Network, NetworkWanted, NodeError, NodeErrorKind, WantedNow};
 use gardend_controller::record::{Addresses, ContainerUid, RuleOut, SandboxId};
+use prometheus_client::metrics::counter::Counter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -61,6 +62,8 @@ pub struct Options {
     pub deadline: Duration,
     /// And to undo it.
     pub undo_deadline: Duration,
+    /// How often our table was put back.
+    pub restores: Counter,
 }
 
 impl Options {
@@ -98,7 +101,8 @@ impl CniNode {
         let names = Names::of_plugins(&OwnerMark::of(folders.state(), folders.run())?);
         let (told, disturbed) = mpsc::channel(1);
         watch::start(names.table().to_owned(), told)?;
-        let filter = Filter::open(&names, &rules::SETS, rules::text(&names, &options.policy))?;
+        let filter =
+            Filter::open(&names, &rules::SETS, rules::text(&names, &options.policy), options.restores.clone())?;
         let enforced = Enforced { filter, route: Connection::route()? };
         Ok(Self {
             node: Arc::new(Node::open(folders, options)?),

@@ -28,6 +28,11 @@ pub(super) fn kept(name: &Path) -> Option<PathBuf> {
     is_kept(name).then(|| name.to_owned())
 }
 
+#[allow(
+    clippy::unnecessary_cast,
+    clippy::useless_conversion,
+    reason = "not every architecture has it as the same type"
+)]
 fn is_kept(name: &Path) -> bool {
     const NSFS: i64 = libc::NSFS_MAGIC as i64;
     rustix::fs::statfs(name).is_ok_and(|system| i64::from(system.f_type) == NSFS)

@@ -1,4 +1,4 @@
-//! What observers of containers are told, and what they can read.
+//! What followers of containers are told, and what they can read.
 
 mod common;
 
@@ -6,11 +6,11 @@ use common::{Machine, command, named, request, sleep};
 use gardend_controller::fake::{Call, Fault};
 use gardend_controller::ports::NodeErrorKind;
 use gardend_controller::record::{Phase, ProcessState};
-use gardend_controller::{ContainerView, Controller, IncidentKind, MAX_INCIDENTS, News, Observer, Options};
+use gardend_controller::{ContainerView, Controller, Follower, IncidentKind, MAX_INCIDENTS, News, Options};
 
 /// What has come by now, and nothing where nothing has.
-async fn news(observer: &mut Observer) -> News {
-    tokio::time::timeout(std::time::Duration::from_millis(1), observer.news()).await.unwrap_or_default()
+async fn news(follower: &mut Follower) -> News {
+    tokio::time::timeout(std::time::Duration::from_millis(1), follower.news()).await.unwrap_or_default()
 }
 
 fn only(garden: &Controller) -> ContainerView {
@@ -22,22 +22,22 @@ fn only(garden: &Controller) -> ContainerView {
 #[test]
 fn each_change_is_told_as_a_name_and_read_as_it_is_by_then() {
     Machine::new().life(async |garden| {
-        let mut observer = garden.observe();
+        let mut follower = garden.follow();
         garden.create(request("c")).await.unwrap();
         let view = only(&garden);
-        assert!(news(&mut observer).await.containers.contains(&view.uid));
+        assert!(news(&mut follower).await.containers.contains(&view.uid));
         assert_eq!((view.phase, view.handle.as_str()), (Phase::Ready, "c"));
         sleep(1.0).await;
-        news(&mut observer).await;
-        assert!(news(&mut observer).await.containers.is_empty(), "what was told is not told again");
+        news(&mut follower).await;
+        assert!(news(&mut follower).await.containers.is_empty(), "what was told is not told again");
 
         garden.run("c", named("p", "exit 4")).await.unwrap().outcome().await;
-        assert!(news(&mut observer).await.containers.contains(&view.uid));
+        assert!(news(&mut follower).await.containers.contains(&view.uid));
         assert!(matches!(only(&garden).processes[0].state, ProcessState::Exited(_)));
         assert_eq!((garden.view_node().ready, garden.view_node().destroying), (1, 0));
 
         garden.destroy("c").await.unwrap();
-        assert!(news(&mut observer).await.containers.contains(&view.uid));
+        assert!(news(&mut follower).await.containers.contains(&view.uid));
         assert_eq!((garden.view(&view.uid), garden.container_uids()), (None, vec![]));
     });
 }
@@ -68,10 +68,10 @@ fn nothing_is_kept_for_arguments_and_environments_unless_it_is_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_read_afterwards_is_kept_for_an_observer_and_bounded() {
+fn what_cannot_be_read_afterwards_is_kept_for_a_follower_and_bounded() {
     let machine = Machine::new();
     machine.life(async |garden| {
-        let mut observer = garden.observe();
+        let mut follower = garden.follow();
         garden.create(request("lost")).await.unwrap();
         garden.run("lost", command("sleep")).await.unwrap();
         let place = machine.fake.furnished()[0].0.clone();
@@ -84,7 +84,7 @@ fn what_cannot_be_read_afterwards_is_kept_for_an_observer_and_bounded() {
         machine.fake.fail(Call::Kill, Fault::Before(NodeErrorKind::Stuck), 2);
         garden.destroy("lost").await.unwrap_err();
         sleep(60.0).await;
-        let told: Vec<_> = news(&mut observer).await.incidents.into_iter().map(|one| (one.kind, one.handle)).collect();
+        let told: Vec<_> = news(&mut follower).await.incidents.into_iter().map(|one| (one.kind, one.handle)).collect();
         let kinds: Vec<_> = told.iter().map(|(kind, handle)| (*kind, handle.as_str())).collect();
         use IncidentKind::{CreateFailed, OutOfMemory, ProcessLost, Stuck};
         assert_eq!(kinds, [(OutOfMemory, "lost"), (ProcessLost, "lost"), (CreateFailed, "failed"), (Stuck, "lost")]);
@@ -93,7 +93,7 @@ fn what_cannot_be_read_afterwards_is_kept_for_an_observer_and_bounded() {
         for number in 0..MAX_INCIDENTS + 5 {
             garden.create(request(&format!("c{number}"))).await.unwrap_err();
         }
-        let told = news(&mut observer).await.incidents;
+        let told = news(&mut follower).await.incidents;
         assert_eq!((told.len(), told[0].handle.as_str()), (MAX_INCIDENTS, "c5"));
     });
 }
