@@ -216,7 +216,8 @@ fn bind_mounts(view: &ContainerView) -> Vec<BindMount> {
 }
 
 fn status(view: &ContainerView, policy: &ShownPolicy) -> ShownStatus {
-    let running = view.processes.iter().filter(|process| is_alive(process)).count();
+    let runs = |process: &&ProcessView| matches!(process.state, ProcessState::Running { .. });
+    let running = view.processes.iter().filter(runs).count();
     let (processes, omitted) = processes(view, policy);
     let mut ports: Vec<Port> = view.ports_in.iter().map(parts::port).collect();
     ports.sort_by_key(|port| port.host_port);
