@@ -12,6 +12,7 @@ use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
 use gardend::node::containerd::{self, Containerd, Runtime};
+use gardend::node::hooks::Hooked;
 use gardend::node::ids;
 use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
@@ -22,7 +23,7 @@ use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
-use gardend_controller::ports::Network;
+use gardend_controller::ports::{Network, Rootfs};
 use gardend_controller::{Controller, Node, Options};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -103,7 +104,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let together = groups;
     let node = Node {
         sandboxes,
-        rootfs: Arc::new(rootfs),
+        rootfs: with_hooks(rootfs, config.oci_hooks_dir.as_deref(), &folders)?,
         images: Arc::new(images),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
@@ -207,6 +208,12 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
         return Ok(());
     }
     bail!("this node cannot serve: {}", failures.join("; "))
+}
+
+fn with_hooks(rootfs: MountNode, hooks: Option<&Path>, folders: &Folders) -> Result<Arc<dyn Rootfs>> {
+    let Some(hooks) = hooks else { return Ok(Arc::new(rootfs)) };
+    let hooked = Hooked::new(rootfs, hooks, folders.clone()).map_err(|error| anyhow!("--oci-hooks-dir: {error}"))?;
+    Ok(Arc::new(hooked))
 }
 
 fn network(config: Option<&NetworkConfig>, folders: &Folders) -> Result<Arc<dyn Network>> {
