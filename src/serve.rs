@@ -7,6 +7,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use gardend::config::{self, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
+use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
@@ -53,6 +54,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     make_folder("--run-dir", folders.run())?;
     let access = access(&config)?;
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
+    let secure = config.secure.clone().map(Secure::new).transpose().context("cannot secure tls:// addresses")?;
     ids::settle(&folders, &config.id_map)?;
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
 
@@ -119,6 +121,10 @@ pub async fn serve(sources: Sources) -> Result<()> {
     announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
     let garden = Garden::new(controller.clone(), machine);
+    let garden = match secure {
+        Some(secure) => garden.with_secure(secure),
+        None => garden,
+    };
     let told_to_stop = async {
         // Both are cancel-safe: a signal that came is kept until it is received.
         tokio::select! {

@@ -46,10 +46,11 @@ pub use output::report_error;
 use crate::config::Sources;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use client::{Client, Target};
+use client::{Client, Credentials, Target};
 use outcome::{Failure, Status};
 use output::Ui;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// A Garden server for containerd nodes, and a client of one
@@ -68,7 +69,7 @@ pub struct Cli {
 /// What every client command shares.
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
-    /// The server that client commands speak to: host:port, tcp://host:port or unix:///path
+    /// The server that client commands speak to: host:port, https://host:port or unix:///path
     #[arg(
         long,
         global = true,
@@ -78,6 +79,46 @@ pub struct Globals {
         help_heading = "Client options"
     )]
     pub target: Target,
+
+    /// Certificate authorities that an https:// server is believed by [default: the machine's]
+    #[arg(long, global = true, env = "GARDEND_CA_FILE", value_name = "PEM", help_heading = "Client options")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Certificate to show to an https:// server
+    #[arg(
+        long,
+        global = true,
+        env = "GARDEND_CERT_FILE",
+        value_name = "PEM",
+        requires = "key_file",
+        help_heading = "Client options"
+    )]
+    pub cert_file: Option<PathBuf>,
+
+    /// Private key of the certificate
+    #[arg(
+        long,
+        global = true,
+        env = "GARDEND_KEY_FILE",
+        value_name = "PEM",
+        requires = "cert_file",
+        help_heading = "Client options"
+    )]
+    pub key_file: Option<PathBuf>,
+
+    /// File with a token to show to an https:// server
+    #[arg(long, global = true, env = "GARDEND_BEARER_FILE", value_name = "PATH", help_heading = "Client options")]
+    pub bearer_file: Option<PathBuf>,
+}
+
+impl Globals {
+    fn credentials(&self) -> Credentials {
+        Credentials {
+            authorities: self.ca_file.clone(),
+            certificate: self.cert_file.clone().zip(self.key_file.clone()),
+            token: self.bearer_file.clone(),
+        }
+    }
 }
 
 /// What to do.
@@ -217,7 +258,8 @@ pub fn run_local(command: LocalCommand) -> ExitCode {
 /// Threads that read stdin or write to a stdout that nobody reads may be left behind: end the
 /// process, do not wait for them.
 pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
-    let context = Context { client: Client::new(globals.target), ui: Ui::new() };
+    let credentials = globals.credentials();
+    let context = Context { client: Client::new(globals.target.with(credentials.clone())), ui: Ui::new() };
     let result = match command {
         ClientCommand::Ping(args) => ping::ping(&context, args).await,
         ClientCommand::Create(args) => create::create(&context, *args).await,
@@ -236,7 +278,7 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Props(args) => props::props(&context, args).await,
         ClientCommand::Stop(args) => stop::stop(&context, args).await,
         ClientCommand::Rm(args) => rm::rm(&context, args).await,
-        ClientCommand::Proxy(args) => proxy::proxy(&context.ui, args).await,
+        ClientCommand::Proxy(args) => proxy::proxy(&context.ui, args, credentials).await,
     };
     result.unwrap_or_else(|failure| failure.report())
 }

@@ -3,11 +3,11 @@
 //! Each connection is joined with one of its own to the server, in the kernel, for as long as both
 //! want it: Garden's streams have no end that could be told from outside.
 
-use super::client::{Target, dial};
+use super::client::{Credentials, Target, dial};
 use super::outcome::Failure;
 use super::output::{Ui, note};
 use super::signals::Endings;
-use crate::net::{Access, Address, Claim, Listener, Listeners, Stream, relay};
+use crate::net::{Access, Address, AddressError, Arrival, Claim, Listener, Listeners, Stream, relay};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
@@ -25,15 +25,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
                         gardend proxy --listen 127.0.0.1:7778 --to worker-3:7777")]
 pub struct ProxyArgs {
     /// Where to listen: a loopback address or a unix socket; may be repeated
-    #[arg(long, value_name = "ADDR:PORT|unix:///PATH", default_value = "127.0.0.1:7777", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR:PORT|unix:///PATH", default_value = "127.0.0.1:7777", value_delimiter = ',', value_parser = parse_listen)]
     listen: Vec<Address>,
 
-    /// The server: unix:///path, host:port or tcp://host:port
+    /// The server: unix:///path, host:port or https://host:port
     #[arg(long, value_name = "ADDR")]
     to: Target,
 }
 
-pub(super) async fn proxy(ui: &Ui, args: ProxyArgs) -> Result<ExitCode, Failure> {
+pub(super) async fn proxy(ui: &Ui, args: ProxyArgs, credentials: Credentials) -> Result<ExitCode, Failure> {
+    let target = args.to.with(credentials);
     let mut endings = Endings::listen().map_err(|error| Failure::Words(format!("cannot take signals: {error}")))?;
     raise_descriptor_limit();
     let listeners = args.listen.iter().map(listen).collect::<Result<Vec<_>, _>>()?;
@@ -49,7 +50,9 @@ pub(super) async fn proxy(ui: &Ui, args: ProxyArgs) -> Result<ExitCode, Failure>
             _ = endings.next() => break,
         };
         match accepted {
-            Ok(stream) => drop(connections.spawn(pass_on(stream, args.to.clone()))),
+            Ok(Arrival::Trusted(stream)) => drop(connections.spawn(pass_on(stream, target.clone()))),
+            // Refused as an address to listen on.
+            Ok(Arrival::Unproven(_)) => {}
             Err(error) => {
                 note(&format!("cannot accept a connection: {error}; trying again"));
                 // Either may be dropped: nothing is lost.
@@ -64,6 +67,16 @@ pub(super) async fn proxy(ui: &Ui, args: ProxyArgs) -> Result<ExitCode, Failure>
     drop(listeners);
     connections.shutdown().await;
     Ok(ExitCode::SUCCESS)
+}
+
+fn parse_listen(text: &str) -> Result<Address, String> {
+    match text.parse().map_err(|error: AddressError| error.to_string())? {
+        Address::Tls(_) => {
+            Err("a proxy listens on loopback or a unix socket: what it leads to is open to whoever reaches it"
+                .to_owned())
+        }
+        address => Ok(address),
+    }
 }
 
 fn listen(address: &Address) -> Result<Listener, Failure> {

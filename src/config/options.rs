@@ -16,6 +16,7 @@ use super::values::{
     parse_request_timeout,
 };
 use crate::net::Address;
+use crate::net::secure::SecureOptions;
 use crate::node::containerd::AllowedDevice;
 use crate::node::ids::IdMap;
 use crate::node::images::{Mirror, RegistryOptions};
@@ -33,8 +34,13 @@ use std::time::Duration;
 #[command(next_help_heading = "Server")]
 #[schemars(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ServeArgs {
-    /// Where to serve Garden clients: loopback addresses only, until more can be secured, and unix sockets
-    #[arg(long, env = "GARDEND_LISTEN", value_name = "ADDR:PORT|unix:///PATH", default_value = "127.0.0.1:7777")]
+    /// Where to serve Garden clients: loopback addresses, unix sockets, and any address by TLS
+    #[arg(
+        long,
+        env = "GARDEND_LISTEN",
+        value_name = "ADDR:PORT|tls://ADDR:PORT|unix:///PATH",
+        default_value = "127.0.0.1:7777"
+    )]
     #[schemars(with = "Vec<String>")]
     listen: Vec<Address>,
 
@@ -47,6 +53,22 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_LISTEN_GROUP", value_name = "NAME|GID")]
     #[schemars(with = "Option<String>")]
     listen_group: Option<GroupName>,
+
+    /// The certificate of `tls://` addresses, with those that lead to its authority
+    #[arg(long, env = "GARDEND_TLS_CERT", value_name = "PEM")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of that certificate
+    #[arg(long, env = "GARDEND_TLS_KEY", value_name = "PEM")]
+    tls_key: Option<PathBuf>,
+
+    /// Authorities: who shows a certificate of theirs is let in at `tls://` addresses
+    #[arg(long, env = "GARDEND_TLS_CLIENT_CA", value_name = "PEM")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// File of lines `NAME TOKEN`: who sends such a token is let in at `tls://` addresses
+    #[arg(long, env = "GARDEND_TOKEN_FILE", value_name = "PATH")]
+    token_file: Option<PathBuf>,
 
     /// What outlives a reboot: records, layers, images
     #[arg(long, env = "GARDEND_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gardend")]
@@ -193,6 +215,8 @@ pub struct ServeConfig {
     pub listen_mode: SocketMode,
     /// Whose they are; `None`: our own group's.
     pub listen_group: Option<GroupName>,
+    /// How `tls://` addresses are secured, where there are any. Paths are absolute.
+    pub secure: Option<SecureOptions>,
     /// What outlives a reboot. Absolute.
     pub state_dir: PathBuf,
     /// What does not. Absolute, and apart from the state folder.
@@ -296,6 +320,18 @@ pub enum ConfigError {
     /// One address given twice.
     #[error("--listen names {0} twice; once is enough")]
     SameAddress(Address),
+    /// An address by TLS without what TLS takes.
+    #[error("--listen {0} needs a certificate and its key; name them with --tls-cert and --tls-key")]
+    NoCertificate(Address),
+    /// An address that everybody could use.
+    #[error(
+        "--listen {0} would let everybody in, and whoever reaches gardend is root on this machine; \
+         have clients prove who they are: --tls-client-ca or --token-file"
+    )]
+    LetsEverybodyIn(Address),
+    /// Security for nothing.
+    #[error("{0} is for tls:// addresses, and --listen names none; listen on tls://ADDR:PORT, or leave it out")]
+    NothingToSecure(&'static str),
     /// A program for a containerd that is not ours to start.
     #[error(
         "--containerd-binary is what `--containerd managed` starts, and --containerd names the socket '{}'; leave one out",
@@ -334,7 +370,15 @@ impl ServeArgs {
             Runtime::Path(path) => Runtime::Path(absolute("--runtime", &path)?),
             named => named,
         };
+        let files = [
+            ("--tls-cert", self.tls_cert),
+            ("--tls-key", self.tls_key),
+            ("--tls-client-ca", self.tls_client_ca),
+            ("--token-file", self.token_file),
+        ];
+        let secure = secure(&self.listen, files)?;
         Ok(ServeConfig {
+            secure,
             listen: distinct(self.listen)?,
             listen_mode: self.listen_mode,
             listen_group: self.listen_group,
@@ -378,9 +422,33 @@ impl ServeArgs {
     }
 }
 
+/// What the `tls://` addresses take. There is none that everybody could use.
+fn secure(
+    listen: &[Address],
+    files: [(&'static str, Option<PathBuf>); 4],
+) -> Result<Option<SecureOptions>, ConfigError> {
+    let Some(address) = listen.iter().find(|address| matches!(address, Address::Tls(_))) else {
+        let needless = files.iter().find(|(_, path)| path.is_some());
+        return needless.map_or(Ok(None), |(flag, _)| Err(ConfigError::NothingToSecure(flag)));
+    };
+    let mut paths = [const { None }; 4];
+    for (to, (flag, path)) in paths.iter_mut().zip(files) {
+        *to = path.map(|path| absolute(flag, &path)).transpose()?;
+    }
+    let [certificate, key, client_authorities, tokens] = paths;
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        return Err(ConfigError::NoCertificate(address.clone()));
+    };
+    if client_authorities.is_none() && tokens.is_none() {
+        return Err(ConfigError::LetsEverybodyIn(address.clone()));
+    }
+    Ok(Some(SecureOptions { certificate, key, client_authorities, tokens }))
+}
+
 /// No address twice: the second could not be bound. A port that the kernel chooses is another each time.
 fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, ConfigError> {
-    let is_chosen = |address: &Address| matches!(address, Address::Tcp(address) if address.port() == 0);
+    let is_chosen =
+        |address: &Address| matches!(address, Address::Tcp(address) | Address::Tls(address) if address.port() == 0);
     let mut rest = addresses.as_slice();
     while let Some((first, others)) = rest.split_first() {
         if others.contains(first) && !is_chosen(first) {
@@ -511,6 +579,23 @@ mod tests {
             assert!(error.contains("--listen") && error.contains("can be reached from other machines"), "{error}");
         }
         assert!(parse(&["--listen", "7777"]).unwrap_err().contains("127.0.0.1:7777"));
+    }
+
+    #[test]
+    fn an_address_by_tls_takes_a_certificate_and_proof_of_who_comes() {
+        let tls = ["--listen", "tls://0.0.0.0:7777"];
+        let with = |more: &[&str]| parse(&[&tls, more].concat());
+        assert!(with(&[]).unwrap_err().contains("needs a certificate and its key"));
+        assert!(with(&["--tls-cert", "c.pem"]).unwrap_err().contains("needs a certificate and its key"));
+        let everybody = with(&["--tls-cert", "c.pem", "--tls-key", "k.pem"]).unwrap_err();
+        assert!(everybody.contains("tls://0.0.0.0:7777 would let everybody in"), "{everybody}");
+        for proof in ["--tls-client-ca", "--token-file"] {
+            let secure = with(&["--tls-cert", "c.pem", "--tls-key", "k.pem", proof, "p"]).unwrap().secure.unwrap();
+            assert!(secure.certificate.is_absolute());
+            assert!(secure.client_authorities.is_some() != secure.tokens.is_some());
+        }
+        let needless = parse(&["--token-file", "t"]).unwrap_err();
+        assert!(needless.contains("--token-file is for tls:// addresses"), "{needless}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::linger::linger;
 use super::socket::Socket;
 use super::takeover::{AnswerBody, Exchange, Takeover};
 use crate::net::Stream;
+use crate::net::secure::Identity;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -56,9 +57,9 @@ enum End {
 }
 
 /// Serves one connection to its end. `shutdown` lets a request that runs finish and ends the rest.
-pub(super) async fn serve(stream: Stream, router: Router, shutdown: CancellationToken) {
+pub(super) async fn serve(stream: Stream, identity: Identity, router: Router, shutdown: CancellationToken) {
     let socket = Socket::new(stream);
-    let exchange = Exchange::new(socket.peer());
+    let exchange = Exchange::new(socket.peer(), identity);
     let io = TokioIo::new(HttpSocket::new(socket, exchange.clone()));
     let service = {
         let exchange = exchange.clone();

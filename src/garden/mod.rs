@@ -27,12 +27,14 @@ mod server;
 mod socket;
 mod stream;
 mod takeover;
+mod who;
 mod wire;
 
 pub use body::MAX_JSON_BODY;
 pub use capacity::{FactSource, Facts, Machine};
 pub use server::serve;
 
+use crate::net::secure::Secure;
 use gardend_controller::Controller;
 use std::sync::Arc;
 
@@ -45,17 +47,24 @@ pub struct Garden {
     controller: Controller,
     facts: Arc<dyn FactSource>,
     max_connections: usize,
+    secure: Option<Secure>,
 }
 
 impl Garden {
     /// `facts` answers the capacity call.
     pub fn new(controller: Controller, facts: impl FactSource) -> Self {
-        Self { controller, facts: Arc::new(facts), max_connections: DEFAULT_MAX_CONNECTIONS }
+        Self { controller, facts: Arc::new(facts), max_connections: DEFAULT_MAX_CONNECTIONS, secure: None }
     }
 
     /// Allows so many connections at once; further ones are told so and closed.
     #[must_use]
     pub fn with_max_connections(self, max_connections: usize) -> Self {
         Self { max_connections, ..self }
+    }
+
+    /// Lets clients in at `tls://` addresses, where they prove who they are. Without it nobody comes in there.
+    #[must_use]
+    pub fn with_secure(self, secure: Secure) -> Self {
+        Self { secure: Some(secure), ..self }
     }
 }

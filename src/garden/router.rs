@@ -7,6 +7,7 @@ use super::Garden;
 use super::answer::Refusal;
 use super::calls::{containers, files, limits, metrics, network, processes, properties, server};
 use super::names::Names;
+use super::who::known;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::{Next, from_fn};
@@ -54,6 +55,8 @@ pub(super) fn router(garden: Garden) -> Router {
         .route("/containers/{handle}/metrics", get(metrics::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        // The one that was added last is asked first.
+        .layer(from_fn(known))
         .layer(from_fn(traced))
         .with_state(garden)
 }
@@ -78,6 +81,7 @@ async fn traced(names: Result<Names, Refusal>, route: Option<MatchedPath>, reque
         method = %request.method(),
         route = route.as_ref().map_or("-", MatchedPath::as_str),
         handle = names.map(|names| names.handle).unwrap_or_default(),
+        client = tracing::field::Empty,
     );
     async {
         let started = std::time::Instant::now();

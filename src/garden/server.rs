@@ -6,13 +6,15 @@ use super::connection;
 use super::router::router;
 use super::socket::Socket;
 use super::wire::GardenError;
-use crate::net::{Listener, Listeners, Stream};
+use crate::net::secure::{Identity, Secure};
+use crate::net::{Arrival, Listener, Listeners, Stream};
+use axum::Router;
 use rustix::net::sockopt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,8 @@ use tracing::{debug, warn};
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(3500);
 /// Connections beyond the limit that are told so at a time; further ones are just closed.
 const REFUSED_AT_A_TIME: usize = 64;
+/// Clients at `tls://` addresses that may be agreeing on TLS at a time.
+const STRANGERS_AT_A_TIME: usize = 256;
 /// The pauses after an accept that failed for want of something.
 const ACCEPT_PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(1);
 
@@ -35,6 +39,8 @@ pub async fn serve(listeners: Vec<Listener>, garden: Garden, shutdown: impl Futu
     let refusals = Arc::new(Semaphore::new(REFUSED_AT_A_TIME));
     let full =
         format!("gardend has its limit of {} connections open; close some or ask again later", garden.max_connections);
+    let strangers = Arc::new(Semaphore::new(STRANGERS_AT_A_TIME));
+    let secure = garden.secure.clone();
     let router = router(garden);
     let mut listeners = Listeners::from(listeners);
     let mut connections = JoinSet::new();
@@ -51,8 +57,8 @@ pub async fn serve(listeners: Vec<Listener>, garden: Garden, shutdown: impl Futu
                 continue;
             }
         };
-        let stream = match accepted {
-            Ok(stream) => stream,
+        let arrival = match accepted {
+            Ok(arrival) => arrival,
             Err(error) if is_of_one_connection(&error) => {
                 debug!(%error, "a connection was gone before it was accepted");
                 continue;
@@ -69,15 +75,30 @@ pub async fn serve(listeners: Vec<Listener>, garden: Garden, shutdown: impl Futu
             }
         };
         pause = *ACCEPT_PAUSES.start();
-        if let Stream::Tcp(tcp) = &stream
-            && let Err(error) = prepare(tcp)
-        {
+        let tcp = match &arrival {
+            Arrival::Trusted(Stream::Tcp(tcp)) | Arrival::Unproven(tcp) => Some(tcp),
+            Arrival::Trusted(Stream::Unix(_)) => None,
+        };
+        if let Some(Err(error)) = tcp.map(prepare) {
             debug!(%error, "a connection's options cannot be set");
         }
+        let stream = match (arrival, &secure) {
+            (Arrival::Trusted(stream), _) => stream,
+            (Arrival::Unproven(tcp), Some(secure)) => {
+                // Beyond the limit it is just closed: who fills it is nobody to be told anything.
+                if let Ok(stranger) = strangers.clone().try_acquire_owned() {
+                    let (secure, places) = (secure.clone(), places.clone());
+                    let (router, stop) = (router.clone(), stop.clone());
+                    connections.spawn(welcome(tcp, secure, places, stranger, router, stop));
+                }
+                continue;
+            }
+            (Arrival::Unproven(_), None) => continue,
+        };
         if let Ok(place) = places.clone().try_acquire_owned() {
             let (router, stop) = (router.clone(), stop.clone());
             connections.spawn(async move {
-                connection::serve(stream, router, stop).await;
+                connection::serve(stream, Identity::Trusted, router, stop).await;
                 drop(place);
             });
         } else if let Ok(place) = refusals.clone().try_acquire_owned() {
@@ -100,6 +121,30 @@ pub async fn serve(listeners: Vec<Listener>, garden: Garden, shutdown: impl Futu
         warn!(connections = connections.len(), "requests did not finish in time; their connections are cut");
         connections.shutdown().await;
     }
+}
+
+/// Lets one in that came to a `tls://` address, once it has agreed on TLS.
+async fn welcome(
+    tcp: TcpStream,
+    secure: Secure,
+    places: Arc<Semaphore>,
+    stranger: OwnedSemaphorePermit,
+    router: Router,
+    stop: CancellationToken,
+) {
+    // A handshake that is dropped is a connection that is closed.
+    let accepted = tokio::select! {
+        accepted = secure.accept(tcp) => accepted,
+        () = stop.cancelled() => return,
+    };
+    let accepted = match accepted {
+        Ok(accepted) => accepted,
+        Err(error) => return debug!(%error, "a client at a tls:// address was not let in"),
+    };
+    let Ok(_place) = places.try_acquire_owned() else { return };
+    drop(stranger);
+    let serving = connection::serve(accepted.stream.into(), accepted.identity, router, stop);
+    accepted.relay.during(serving).await;
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

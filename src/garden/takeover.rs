@@ -8,6 +8,7 @@
 use super::answer::Refusal;
 use super::socket::{Peer, Socket};
 use super::stream::serve_process;
+use crate::net::secure::Identity;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -65,6 +66,7 @@ pub(super) struct Exchange(Arc<Shared>);
 
 struct Shared {
     peer: Peer,
+    identity: Identity,
     takeover: Mutex<Option<(Takeover, Span)>>,
     /// A request has been read, and its answer has not yet been given to HTTP in whole.
     busy: AtomicBool,
@@ -75,9 +77,10 @@ struct Shared {
 }
 
 impl Exchange {
-    pub(super) fn new(peer: Peer) -> Self {
+    pub(super) fn new(peer: Peer, identity: Identity) -> Self {
         Self(Arc::new(Shared {
             peer,
+            identity,
             takeover: Mutex::new(None),
             busy: AtomicBool::new(false),
             refused: AtomicBool::new(false),
@@ -88,6 +91,11 @@ impl Exchange {
     /// The client.
     pub(super) fn peer(&self) -> &Peer {
         &self.0.peer
+    }
+
+    /// Who that is.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.0.identity
     }
 
     /// Leaves `takeover` for the connection's task. Never resolves: the task drops the handler.

@@ -8,11 +8,13 @@ use std::str::FromStr;
 /// The kernel's limit for a unix socket's path (`sun_path`, with its end).
 const LONGEST_PATH: usize = 107;
 
-/// Where a server listens: a loopback address with a port, or a unix socket.
+/// Where a server listens: a loopback address with a port, any address by TLS, or a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// TCP, on loopback: whoever reaches gardend is root on the machine.
     Tcp(SocketAddr),
+    /// TCP with TLS, on any address: clients prove who they are.
+    Tls(SocketAddr),
     /// A unix socket. Absolute.
     Unix(PathBuf),
 }
@@ -22,13 +24,15 @@ pub enum Address {
 pub enum AddressError {
     /// Neither an address nor a path.
     #[error(
-        "neither an address and a port nor a unix socket; say 127.0.0.1:7777, [::1]:7777 or unix:///run/gardend/garden.sock"
+        "neither an address and a port nor a unix socket; say 127.0.0.1:7777, [::1]:7777, tls://0.0.0.0:7777 \
+         or unix:///run/gardend/garden.sock"
     )]
     NoAddress,
     /// Others could connect.
     #[error(
         "{0} can be reached from other machines, and whoever reaches gardend is root on this one; \
-         listen on 127.0.0.1, [::1] (an SSH tunnel leads there) or a unix socket until gardend can secure more"
+         listen on 127.0.0.1, [::1] or a unix socket, or say tls://ADDR:PORT and have clients prove who they are \
+         (--tls-cert, --tls-key, and --tls-client-ca or --token-file)"
     )]
     Open(std::net::IpAddr),
     /// A unix socket's path that does not say where it is.
@@ -51,12 +55,18 @@ impl FromStr for Address {
         if text.starts_with('/') {
             return unix(Path::new(text));
         }
-        let text = text.strip_prefix("tcp://").unwrap_or(text);
+        let (secured, text) = match text.strip_prefix("tls://") {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix("tcp://").unwrap_or(text)),
+        };
         let numeric = match text.strip_prefix("localhost:") {
             Some(port) => format!("127.0.0.1:{port}"),
             None => text.to_owned(),
         };
         let address: SocketAddr = numeric.parse().map_err(|_| AddressError::NoAddress)?;
+        if secured {
+            return Ok(Self::Tls(address));
+        }
         if address.ip().is_loopback() { Ok(Self::Tcp(address)) } else { Err(AddressError::Open(address.ip())) }
     }
 }
@@ -76,6 +86,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Tls(address) => write!(f, "tls://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
@@ -93,6 +104,8 @@ mod tests {
             ("tcp://127.8.0.1:0", tcp("127.8.0.1:0")),
             ("localhost:80", tcp("127.0.0.1:80")),
             ("[::1]:7777", tcp("[::1]:7777")),
+            ("tls://0.0.0.0:7777", Address::Tls("0.0.0.0:7777".parse().unwrap())),
+            ("tls://localhost:7777", Address::Tls("127.0.0.1:7777".parse().unwrap())),
             ("unix:///run/g.sock", Address::Unix("/run/g.sock".into())),
             ("unix:/run/g.sock", Address::Unix("/run/g.sock".into())),
             ("/run/g.sock", Address::Unix("/run/g.sock".into())),
@@ -109,6 +122,7 @@ mod tests {
             ("0.0.0.0:7777", "0.0.0.0 can be reached from other machines"),
             ("[::]:7777", ":: can be reached"),
             ("10.1.2.3:7777", "can be reached"),
+            ("tls://worker:7777", "say 127.0.0.1:7777"),
             ("7777", "say 127.0.0.1:7777"),
             ("", "say 127.0.0.1:7777"),
             ("unix://run/g.sock", "must begin with /"),

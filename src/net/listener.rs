@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -67,7 +67,7 @@ impl Claim {
     pub fn new(address: &Address) -> Result<Self, ListenError> {
         let failed = |source| ListenError::Failed { what: "listen on", address: address.clone(), source };
         match address {
-            Address::Tcp(socket_address) => {
+            Address::Tcp(socket_address) | Address::Tls(socket_address) => {
                 let socket = match socket_address.is_ipv4() {
                     true => TcpSocket::new_v4(),
                     false => TcpSocket::new_v6(),
@@ -106,8 +106,12 @@ impl Claim {
             Claimed::Tcp(socket, address) => {
                 let failed = |source| ListenError::Failed { what: "listen on", address: address.clone(), source };
                 let listener = socket.listen(BACKLOG).map_err(failed)?;
-                let address = listener.local_addr().map_err(failed)?;
-                Ok(Listener { address: Address::Tcp(address), socket: Socket::Tcp(listener), _file: None })
+                let bound = listener.local_addr().map_err(failed)?;
+                let address = match address {
+                    Address::Tls(_) => Address::Tls(bound),
+                    _ => Address::Tcp(bound),
+                };
+                Ok(Listener { address, socket: Socket::Tcp(listener), _file: None })
             }
             Claimed::Unix(path) => listen_on(path, access),
         }
@@ -228,12 +232,25 @@ impl Listener {
         &self.address
     }
 
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Arrival>> {
+        let is_secured = matches!(self.address, Address::Tls(_));
         match &self.socket {
-            Socket::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| stream.into()),
-            Socket::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| stream.into()),
+            Socket::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| match is_secured {
+                true => Arrival::Unproven(stream),
+                false => Arrival::Trusted(stream.into()),
+            }),
+            Socket::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| Arrival::Trusted(stream.into())),
         }
     }
+}
+
+/// A client that came.
+#[derive(Debug)]
+pub enum Arrival {
+    /// By loopback or a unix socket: the system let it through.
+    Trusted(Stream),
+    /// To a `tls://` address: TLS is yet to be agreed on, and who it is to be proven.
+    Unproven(TcpStream),
 }
 
 /// Several listening sockets, accepted from in turn.
@@ -254,7 +271,7 @@ impl Listeners {
     ///
     /// # Errors
     /// accept(2)'s; the listeners are as they were.
-    pub async fn accept(&mut self) -> io::Result<Stream> {
+    pub async fn accept(&mut self) -> io::Result<Arrival> {
         poll_fn(|cx| {
             for offset in 0..self.listeners.len() {
                 let index = (self.next + offset) % self.listeners.len();
@@ -280,7 +297,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpStream, UnixStream};
+    use tokio::net::UnixStream;
 
     const OWNER: Access = Access { mode: Mode::from_raw_mode(0o600), group: None };
 
@@ -288,6 +305,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("garden.sock");
         (folder, path)
+    }
+
+    fn trusted(arrival: Arrival) -> Stream {
+        match arrival {
+            Arrival::Trusted(stream) => stream,
+            Arrival::Unproven(_) => panic!("nobody listens by TLS here"),
+        }
     }
 
     fn listen(path: &Path, access: Access) -> Result<Listener, ListenError> {
@@ -319,7 +343,7 @@ mod tests {
         let mut listeners = Listeners::from(vec![listener]);
         // The two that only asked.
         for _ in 0..2 {
-            let mut asked = listeners.accept().await.unwrap();
+            let mut asked = trusted(listeners.accept().await.unwrap());
             assert_eq!(asked.read(&mut [0]).await.unwrap(), 0);
         }
     }
@@ -364,7 +388,7 @@ mod tests {
             }
             let mut kinds = Vec::new();
             for _ in &clients {
-                let mut accepted = listeners.accept().await.unwrap();
+                let mut accepted = trusted(listeners.accept().await.unwrap());
                 accepted.read_exact(&mut [0]).await.unwrap();
                 kinds.push(matches!(accepted, Stream::Tcp(_)));
             }

@@ -277,7 +277,7 @@ func TestPullsThatGoWrong(t *testing.T) {
 		p, _, layer := fresh(t)
 		slow := newSlowly()
 		p.fake.Misbehave(slow.hold(layer))
-		impatient := cutClient(p.server.Address)
+		impatient := cutClient(p.server)
 		go func() { _, _ = impatient.client.Create(p.ofFake("tests/x")) }()
 		<-slow.begun
 		patient := make(chan error, 1)
@@ -305,7 +305,7 @@ func TestPullsThatGoWrong(t *testing.T) {
 		p, _, layer = fresh(t)
 		slow = newSlowly()
 		p.fake.Misbehave(slow.hold(layer))
-		impatient = cutClient(p.server.Address)
+		impatient = cutClient(p.server)
 		go func() { _, _ = impatient.client.Create(p.ofFake("tests/x")) }()
 		<-slow.begun
 		impatient.dialer.Cut()
@@ -421,6 +421,69 @@ func TestPullsThatGoWrong(t *testing.T) {
 		// And who asks for the image anew gets it.
 		another := p.ofFake("tests/x")
 		equal(t, "mark", sh(t, p.create(t, another), "cat /mark"), "whole")
+	})
+	behaviour(t, "containerd's collection in the midst of pulls takes nothing of them, by whatever names and while tags move", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		ended := make(chan struct{})
+		collected := make(chan error, 1)
+		go func() {
+			// The end of a lease by --sync is answered when containerd has collected.
+			for n := 0; ; n++ {
+				select {
+				case <-ended:
+					collected <- nil
+					return
+				default:
+				}
+				id := fmt.Sprintf("test-%d", n)
+				_, err := p.server.Ctr("leases", "create", "--id", id)
+				if err == nil {
+					_, err = p.server.Ctr("leases", "delete", "--sync", id)
+				}
+				if err != nil {
+					collected <- err
+					return
+				}
+			}
+		}()
+		for round := range 5 {
+			mark := fmt.Sprint("round", round)
+			image := p.marked(mark)
+			// Two names of one image, one of which was another's before.
+			names := []string{"tests/moves", unique("tests/alias")}
+			var group sync.WaitGroup
+			marks := make([]string, len(names))
+			errs := make([]error, len(names))
+			for n, name := range names {
+				p.fake.Push(name, "latest", image)
+				group.Go(func() {
+					asked := p.ofFake(name)
+					container, err := p.gard.Create(asked)
+					if err == nil {
+						marks[n], err = output(container, shell("cat /mark; ls -d /bin/sh"))
+					}
+					errs[n] = errors.Join(err, p.gard.Destroy(asked.Handle))
+				})
+			}
+			group.Wait()
+			must(t, errors.Join(errs...))
+			for n, name := range names {
+				equal(t, "mark", marks[n], mark+"/bin/sh\n")
+				p.whole(t, p.fake.Host+"/"+name+":latest", 3)
+			}
+		}
+		close(ended)
+		must(t, <-collected)
+		p.nothingHalfMade(t)
+	})
+	behaviour(t, "an image whose name was taken away is pulled anew, and has it again", func(t *testing.T) {
+		p, _, _ := fresh(t)
+		name := p.fake.Host + "/tests/x:latest"
+		p.create(t, p.ofFake("tests/x"))
+		_, err := p.server.Ctr("images", "rm", "--sync", name)
+		must(t, err)
+		equal(t, "mark", sh(t, p.create(t, p.ofFake("tests/x")), "cat /mark"), "whole")
+		p.whole(t, name, 3)
 	})
 	behaviour(t, "a registry that went away does not matter for what anybody may have and is here", func(t *testing.T) {
 		p, _, _ := fresh(t)

@@ -85,8 +85,8 @@ type scissors struct {
 	dialer *harness.Dialer
 }
 
-func cutClient(address string) scissors {
-	dialer := harness.NewDialer(address)
+func cutClient(server *harness.Server) scissors {
+	dialer := harness.NewDialer(server)
 	return scissors{client.New(connection.NewWithDialerAndLogger(dialer.Dial, lager.NewLogger("test"))), dialer}
 }
 

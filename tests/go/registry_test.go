@@ -130,6 +130,15 @@ func (p *pulled) nothingHalfMade(t *testing.T) {
 	})
 }
 
+// whole fails unless containerd has all parts of an image, as its tools see it. Of this image alone: the tools look at
+// one after the other of a list, and others' tags move meanwhile.
+func (p *pulled) whole(t *testing.T, name string, parts int) {
+	t.Helper()
+	check, err := p.server.Ctr("images", "check", "name=="+name)
+	must(t, err)
+	holds(t, check, name, fmt.Sprintf("complete (%d/%d)", parts, parts), "true")
+}
+
 func TestImages(t *testing.T) {
 	p := withRegistries(t)
 	t.Run("of a registry", func(t *testing.T) { imagesOfARegistry(t, p) })
@@ -159,13 +168,7 @@ func imagesOfARegistry(t *testing.T, p *pulled) {
 		images, err := p.server.Ctr("images", "ls", "-q")
 		must(t, err)
 		holds(t, images, p.real.Host+"/tests/hash:2.0")
-		check, err := p.server.Ctr("images", "check")
-		must(t, err)
-		for line := range strings.Lines(check) {
-			if strings.Contains(line, "tests/hash") {
-				holds(t, line, "complete (3/3)")
-			}
-		}
+		p.whole(t, p.real.Host+"/tests/hash:2.0", 3)
 	})
 	behaviour(t, "a digest means this image for ever, and oci:// is docker://", func(t *testing.T) {
 		image := p.marked("by digest")
@@ -294,14 +297,17 @@ func kindsOfImages(t *testing.T, p *pulled) {
 	for _, docker := range []bool{false, true} {
 		kind := map[bool]string{false: "OCI", true: "Docker"}[docker]
 		behaviour(t, kind+"'s manifests with layers that are plain and packed by gzip and zstd", func(t *testing.T) {
+			// Layers of the kind's own: what the other kind had unpacked would not be unpacked again.
 			image := harness.NewImage(harness.ImageOptions{Docker: docker, Layers: []harness.Layer{
 				{Tar: p.base, Compression: harness.Gzip},
-				{Tar: harness.Tar(harness.File("plain", "p")), Compression: harness.Plain},
-				{Tar: harness.Tar(harness.File("zstd", "z")), Compression: harness.Zstd},
+				{Tar: harness.Tar(harness.File("plain", "p"+kind)), Compression: harness.Plain},
+				{Tar: harness.Tar(harness.File("gzip", "g"+kind)), Compression: harness.Gzip},
+				{Tar: harness.Tar(harness.File("zstd", "z"+kind)), Compression: harness.Zstd},
 			}})
 			name := "tests/packed-" + strings.ToLower(kind)
 			p.fake.Push(name, "latest", image)
-			equal(t, "files", sh(t, p.create(t, p.ofFake(name)), "cat /plain /zstd"), "pz")
+			seen := sh(t, p.create(t, p.ofFake(name)), "cat /plain /gzip /zstd")
+			equal(t, "files", seen, "p"+kind+"g"+kind+"z"+kind)
 		})
 		behaviour(t, kind+"'s indexes lead to the image for this machine", func(t *testing.T) {
 			other := harness.NewImage(harness.ImageOptions{

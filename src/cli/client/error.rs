@@ -29,7 +29,11 @@ pub enum ClientError {
         after: Duration,
     },
     /// The connection broke in the middle of a call.
-    #[error("the connection to gardend at {target} was lost during {what}: {}", io_reason(source))]
+    #[error(
+        "the connection to gardend at {target} was lost during {what}: {}{}",
+        io_reason(source),
+        lost_remedy(target)
+    )]
     Lost {
         /// Where.
         target: Target,
@@ -149,7 +153,24 @@ pub(crate) fn io_reason(error: &io::Error) -> String {
 fn unreachable_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; use an account that may open it, or name another with --target",
+        // TLS's.
+        io::ErrorKind::InvalidData => {
+            "; name whom it is signed by with --ca-file, and the server as its certificate does"
+        }
+        // A file's that was to be shown.
+        io::ErrorKind::Other => "",
         _ => "; is `gardend serve` running? name another with --target or GARDEND_TARGET",
+    }
+}
+
+/// A server that wants a certificate says so in a way that TLS lets get lost.
+fn lost_remedy(target: &Target) -> &'static str {
+    match target {
+        Target::Tls { credentials, .. } if credentials.certificate.is_none() => {
+            "; a server that wants a certificate closes like this: show one with --cert-file and --key-file"
+        }
+        Target::Tls { .. } => "; a server that does not trust the certificate of --cert-file closes like this",
+        _ => "",
     }
 }
 

@@ -14,6 +14,7 @@ mod target;
 mod transport;
 pub mod wire;
 
+pub use crate::net::secure::Credentials;
 pub(crate) use error::io_reason;
 pub use error::{ClientError, GardenError, GardenErrorKind};
 pub use files::{Pieces, TarStream};

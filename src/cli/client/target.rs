@@ -1,14 +1,16 @@
 //! Where a server is, as people write it.
 
+use crate::net::secure::Credentials;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 7777;
 
-/// Where a server listens: `host:port`, `tcp://host:port`, `http://host:port`, `unix:///path` or
-/// the path alone.
+/// Where a server listens: `host:port`, `tcp://host:port`, `http://host:port`, `https://host:port`,
+/// `unix:///path` or the path alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// TCP.
@@ -18,13 +20,22 @@ pub enum Target {
         /// The port.
         port: u16,
     },
+    /// TCP with TLS.
+    Tls {
+        /// A name or an address, which the server's certificate has to name.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What is shown to the server, and whom it is believed by.
+        credentials: Arc<Credentials>,
+    },
     /// A unix socket.
     Unix(PathBuf),
 }
 
 /// Why a target cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{given}' {why}; say host:port, tcp://host:port or unix:///path")]
+#[error("'{given}' {why}; say host:port, https://host:port or unix:///path")]
 pub struct TargetError {
     given: String,
     why: &'static str,
@@ -56,11 +67,11 @@ impl FromStr for Target {
         if text.starts_with('/') {
             return Ok(Self::Unix(text.into()));
         }
-        let rest = match text.split_once("://") {
-            Some(("tcp" | "http", rest)) => rest,
-            Some(("https", _)) => return Err(refuse("asks for TLS, which gardend does not serve yet")),
+        let (secured, rest) = match text.split_once("://") {
+            Some(("tcp" | "http", rest)) => (false, rest),
+            Some(("tls" | "https", rest)) => (true, rest),
             Some(_) => return Err(refuse("begins with a scheme that is not known")),
-            None => text,
+            None => (false, text),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@']) {
@@ -71,8 +82,22 @@ impl FromStr for Target {
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| refuse("has no valid port"))?,
             None => DEFAULT_PORT,
         };
-        let host = if host.is_empty() { DEFAULT_HOST } else { host };
-        Ok(Self::Tcp { host: host.to_owned(), port })
+        let host = if host.is_empty() { DEFAULT_HOST } else { host }.to_owned();
+        Ok(match secured {
+            true => Self::Tls { host, port, credentials: Arc::default() },
+            false => Self::Tcp { host, port },
+        })
+    }
+}
+
+impl Target {
+    /// The same place, with these credentials where TLS is spoken.
+    #[must_use]
+    pub fn with(self, credentials: Credentials) -> Self {
+        match self {
+            Self::Tls { host, port, .. } => Self::Tls { host, port, credentials: Arc::new(credentials) },
+            other => other,
+        }
     }
 }
 
@@ -98,6 +123,8 @@ impl fmt::Display for Target {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tls { host, port, .. } if host.contains(':') => write!(f, "https://[{host}]:{port}"),
+            Self::Tls { host, port, .. } => write!(f, "https://{host}:{port}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
@@ -111,6 +138,10 @@ mod tests {
         Target::Tcp { host: host.to_owned(), port }
     }
 
+    fn tls(host: &str, port: u16) -> Target {
+        Target::Tls { host: host.to_owned(), port, credentials: Arc::default() }
+    }
+
     #[test]
     fn every_way_to_write_a_target_is_understood() {
         for (text, target) in [
@@ -122,6 +153,8 @@ mod tests {
             ("tcp://worker", tcp("worker", 7777)),
             ("[::1]:99", tcp("::1", 99)),
             ("tcp://[::1]", tcp("::1", 7777)),
+            ("https://worker", tls("worker", 7777)),
+            ("tls://[::1]:99", tls("::1", 99)),
             ("unix:///run/gardend.sock", Target::Unix("/run/gardend.sock".into())),
             ("unix:/run/gardend.sock", Target::Unix("/run/gardend.sock".into())),
             ("/run/gardend.sock", Target::Unix("/run/gardend.sock".into())),
@@ -134,7 +167,6 @@ mod tests {
     #[test]
     fn what_is_no_target_is_refused_with_the_reason() {
         for (text, why) in [
-            ("https://worker", "TLS"),
             ("ftp://worker", "scheme"),
             ("worker:0", "port"),
             ("worker:http", "port"),
@@ -145,7 +177,7 @@ mod tests {
         ] {
             let error = text.parse::<Target>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
-            assert!(error.ends_with("say host:port, tcp://host:port or unix:///path"), "{error}");
+            assert!(error.ends_with("say host:port, https://host:port or unix:///path"), "{error}");
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::error::ClientError;
 use super::target::Target;
 use super::wire::ErrorBody;
-use crate::net::Stream;
+use crate::net::{Stream, secure};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use http::{Method, StatusCode, header};
@@ -106,6 +106,9 @@ where
         .uri(format!("{}{}", request.path, request.query))
         .header(header::HOST, host(target))
         .header(header::CONNECTION, "close");
+    if let Some(authorization) = authorization(target)? {
+        head = head.header(header::AUTHORIZATION, authorization);
+    }
     if request.body.is_some() {
         head = head.header(header::CONTENT_TYPE, "application/json");
     }
@@ -276,6 +279,9 @@ async fn take_over(target: &Target, request: Request, what: &str) -> Result<Hija
         request.query,
         host(target)
     );
+    if let Some(authorization) = authorization(target)? {
+        head.push_str(&format!("Authorization: {authorization}\r\n"));
+    }
     if !body.is_empty() {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
@@ -352,8 +358,16 @@ fn parse_head(buffer: &[u8]) -> Result<Option<Head>, String> {
 fn host(target: &Target) -> String {
     match target {
         Target::Tcp { .. } => target.to_string(),
+        Target::Tls { .. } => target.to_string().trim_start_matches("https://").to_owned(),
         Target::Unix(_) => "gardend".to_owned(),
     }
+}
+
+/// Proof of who asks, for servers that are spoken to in secret.
+fn authorization(target: &Target) -> Result<Option<String>, ClientError> {
+    let Target::Tls { credentials, .. } = target else { return Ok(None) };
+    let unusable = |error| ClientError::Unreachable { target: target.clone(), source: io::Error::other(error) };
+    Ok(credentials.read_token().map_err(unusable)?.map(|token| format!("Bearer {token}")))
 }
 
 /// Connects to a server.
@@ -368,6 +382,11 @@ pub(crate) async fn dial(target: &Target) -> Result<Stream, ClientError> {
                 // A keystroke must not wait for the next one.
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
+            }
+            Target::Tls { host, port, credentials } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                secure::connect(stream, host, credentials).await.map(Stream::Unix)
             }
             Target::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
         }

@@ -43,7 +43,15 @@ impl Connection {
 
     /// Puts a snapshot under a lease, and with it those below. It need not be there yet.
     pub(crate) async fn hold_snapshot(&self, lease: &str, snapshotter: &str, key: &str) -> Result<(), CallError> {
-        let (id, kind) = (key, format!("snapshots/{snapshotter}"));
+        self.hold_resource(lease, format!("snapshots/{snapshotter}"), key).await
+    }
+
+    /// Puts a blob under a lease, and with it what its labels refer to. It need not be there yet.
+    pub(crate) async fn hold_content(&self, lease: &str, digest: &str) -> Result<(), CallError> {
+        self.hold_resource(lease, "content".to_owned(), digest).await
+    }
+
+    async fn hold_resource(&self, lease: &str, kind: String, id: &str) -> Result<(), CallError> {
         let resource = Some(Resource { id: id.to_owned(), r#type: kind });
         let request = self.request(AddResourceRequest { id: lease.to_owned(), resource }, QUICK);
         let mut client = LeasesClient::new(self.channel());

@@ -28,7 +28,7 @@ mod transfer;
 
 pub use registry::{Mirror, RegistryOptions};
 
-use super::containerd::images::Named;
+use super::containerd::images::{Blob, Named};
 use super::containerd::leases::Collection;
 use super::containerd::{CallError, Connection, OwnerMark};
 use async_trait::async_trait;
@@ -248,7 +248,7 @@ impl Inner {
 
     /// What is on the node already, held.
     async fn here(
-        &self,
+        self: &Arc<Self>,
         reference: &ImageReference,
         top: &ImageDigest,
         source: &Source,
@@ -263,32 +263,68 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         }
-        self.name(reference, top, &image, source).await?;
+        if !self.name(reference, top, &image, source).await? {
+            self.state().known.remove(top);
+            return Ok(None);
+        }
         Ok(Some(Landed { image, pin, bytes: 0 }))
     }
 
-    /// Gives the image the name that it was asked for by, unless it has it.
+    /// Gives the image the name that it was asked for by, unless it has it. False where the
+    /// documents are gone, as they are after a name was taken away or moved: a name for what is not
+    /// there would be a lie.
     async fn name(
-        &self,
+        self: &Arc<Self>,
         reference: &ImageReference,
         top: &ImageDigest,
         image: &ResolvedImage,
         source: &Source,
-    ) -> Result<(), ImageError> {
+    ) -> Result<bool, ImageError> {
         let name = reference.name();
         let written = self.written(&name).await?;
         if written.is_some_and(|(named, _)| named.target.digest == top.as_str()) {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(bytes) = self.document(top).await? else { return Ok(()) };
-        let target = super::containerd::images::Blob {
-            media_type: manifest::media_type(&bytes),
-            digest: top.to_string(),
-            size: bytes.len() as u64,
-        };
         let labels = self.names.image_labels(&image.digest, &image.chain, image.bytes, source.is_anonymous());
-        self.connection.name_image(&Named { name, target, labels }).await?;
-        Ok(())
+        let (inner, top, manifest) = (Arc::clone(self), top.clone(), image.digest.clone());
+        // On its own: whoever asked may go away, and the lease would be left.
+        let named = tokio::spawn(async move { inner.name_leased(name, &top, &manifest, labels).await });
+        named.await.unwrap_or_else(|_| Err(ImageError::Node("naming it ended in a panic".into())))
+    }
+
+    async fn name_leased(
+        &self,
+        name: String,
+        top: &ImageDigest,
+        manifest: &ImageDigest,
+        labels: HashMap<String, String>,
+    ) -> Result<bool, ImageError> {
+        let lease = self.names.pull();
+        let expires = SystemTime::now() + PULL_EXPIRES;
+        self.connection.create_lease(&lease, self.names.lease_labels(), Some(expires)).await?;
+        let named = async {
+            // Held before it is looked for, until the name holds it: the name that it had may move
+            // away at this moment, and containerd collect.
+            self.connection.hold_content(&lease, top.as_str()).await?;
+            let Some(bytes) = self.document(top).await? else { return Ok(false) };
+            if manifest != top && self.document(manifest).await?.is_none() {
+                return Ok(false);
+            }
+            let target =
+                Blob { media_type: manifest::media_type(&bytes), digest: top.to_string(), size: bytes.len() as u64 };
+            self.connection.name_image(&Named { name, target, labels }).await?;
+            Ok(true)
+        };
+        let named = named.await;
+        self.end_lease(&lease).await;
+        named
+    }
+
+    /// Ends the lease of a pull, however that went.
+    async fn end_lease(&self, lease: &str) {
+        if let Err(error) = self.connection.delete_lease(lease, Collection::Later).await {
+            tracing::warn!(%error, "the lease of a pull is left; it loses its force within a day");
+        }
     }
 
     /// Fetches an image, names it and holds it.
@@ -328,9 +364,7 @@ impl Inner {
             Ok(Landed { image, pin, bytes })
         };
         let landed = landed.await;
-        if let Err(error) = self.connection.delete_lease(&lease, Collection::Later).await {
-            tracing::warn!(%error, "the lease of a pull is left; it loses its force within a day");
-        }
+        self.end_lease(&lease).await;
         landed.map_err(failed)
     }
 }
