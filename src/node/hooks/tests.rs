@@ -97,7 +97,7 @@ async fn hooks_are_run_when_a_container_has_its_root_and_when_it_is_gone() {
     let config: Value = serde_json::from_slice(&std::fs::read(bundle.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["process"]["env"], json!(["A=b"]));
     assert_eq!(config["root"]["path"], format!("/proc/{}/root", std::process::id()));
-    assert_eq!(world.rootfs.list().await.unwrap(), [world.container.clone()]);
+    assert_eq!(world.rootfs.list().await.unwrap(), std::slice::from_ref(&world.container));
     for _ in 0..2 {
         world.rootfs.release(&world.container).await.unwrap();
     }
