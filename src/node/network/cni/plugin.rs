@@ -2,7 +2,7 @@
 //! JSON on its stdout. It has a deadline; at it, its process group is killed.
 //!
 //! What a plugin and its helpers write to stderr goes to a file that is locked (`Turn`). The lock goes
-//! with the descriptor, which they all inherit: who has it knows that nothing is left of an earlier
+//! with the descriptor, which they all inherit: who has the lock knows that nothing is left of an earlier
 //! gardend's call, and finds and ends what is, before it undoes what that did.
 
 use super::config::Plugin;
@@ -10,9 +10,10 @@ use crate::node::program::{self, Heard, Outcome};
 use serde::Deserialize;
 use serde_json::Value;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
@@ -115,7 +116,7 @@ impl Turn {
         let log = File::options().read(true).append(true).create(true).truncate(false).open(path)?;
         let deadline = Instant::now() + ENDING;
         while rustix::fs::flock(&log, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            end_holders(path, deadline)?;
+            end_holders(&log, path, deadline)?;
         }
         Ok(Self { log })
     }
@@ -136,17 +137,18 @@ impl Turn {
     }
 }
 
-/// Kills who has this file as stderr, and waits for their ends.
-fn end_holders(path: &Path, deadline: Instant) -> io::Result<()> {
+/// Kills who has this file open, and waits for their ends.
+fn end_holders(log: &File, path: &Path, deadline: Instant) -> io::Result<()> {
     let stuck =
         |what: &str| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} is held: {what}", path.display())));
+    let own = log.metadata()?;
     let mut killed = 0;
     for entry in std::fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
         let pid =
             entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(rustix::process::Pid::from_raw);
         let Some(pid) = pid else { continue };
-        let holds = || std::fs::read_link(entry.path().join("fd/2")).is_ok_and(|link| link == path);
+        let holds = || has_open(&entry.path(), &own);
         if pid == rustix::process::getpid() || !holds() {
             continue;
         }
@@ -171,6 +173,14 @@ fn end_holders(path: &Path, deadline: Instant) -> io::Result<()> {
     }
     std::thread::yield_now();
     Ok(())
+}
+
+/// Whether a process has this file open, by whatever name.
+fn has_open(process: &Path, file: &Metadata) -> bool {
+    let same = |seen: Metadata| (seen.dev(), seen.ino()) == (file.dev(), file.ino());
+    let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    // What is closed meanwhile is not open.
+    open.into_iter().any(|entry| std::fs::metadata(entry.path()).is_ok_and(same))
 }
 
 /// Calls a plugin; what it answered, `Null` for nothing.
