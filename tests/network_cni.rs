@@ -64,7 +64,7 @@ if [ "$CNI_COMMAND" = VERSION ]; then
   cat >/dev/null; echo '{{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0","1.1.0"]}}'; exit 0
 fi
 n=$(ls {calls} | wc -l)
-env >"{calls}/$n.env"; cat >"{calls}/$n.$CNI_COMMAND.{name}"
+env >"{calls}/$n.env"; cat >"{calls}/../stdin"; mv "{calls}/../stdin" "{calls}/$n.$CNI_COMMAND.{name}"
 {rest}
 "#
         );
