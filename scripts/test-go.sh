@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test-go.sh GARDEND PAIR...: what the real Garden client may expect, on pairs of a containerd (debian: the machine's;
 # pinned: the one of build-tools.sh) and a runtime, such as pinned:runc. The first pair gets every test, the others
-# those that need neither much time nor much data.
+# those that need neither much time nor much data. Before them, gardend without any of these: --backend host.
 set -euo pipefail
 
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" >&2; exit 2; }
@@ -13,6 +13,8 @@ as_root=()
 
 short=()
 failed=""
+echo "== Garden client against gardend on the machine itself"
+(cd "$top/tests/go" && go test -count=1 -timeout 10m -parallel 4 "${as_root[@]}" ./host) || failed+=" host"
 for pair in "$@"; do
   case ${pair%%:*} in
     debian) containerd=$(command -v containerd);;

@@ -4,8 +4,10 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
+mod host;
+
 use anyhow::{Context, Result, anyhow, bail};
-use gardend::config::{self, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
+use gardend::config::{self, Backend, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
 use gardend::garden::{self, Garden, Machine};
 use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
@@ -25,7 +27,7 @@ use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::ports::{Network, Rootfs};
-use gardend_controller::{Controller, Node, Options};
+use gardend_controller::{Controller, NetworkOptions, Node, Options};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -40,27 +42,71 @@ pub async fn serve(sources: Sources) -> Result<()> {
     if let Some(file) = file {
         tracing::info!(file = %file.display(), "options are read from a configuration file");
     }
-    require_root()?;
+    let settings = match config.backend {
+        Backend::Containerd => {
+            require_root()?;
+            Some(settings(&config)?)
+        }
+        Backend::Host => None,
+    };
     process::raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let settings = settings(&config)?;
-    for fault in settings.faults() {
-        tracing::warn!("{fault}");
-    }
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
     make_folder("--run-dir", folders.run())?;
+    host::refuse_others_state(&folders, config.backend)?;
     let access = access(&config)?;
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
     let secure = config.secure.clone().map(Secure::new).transpose().context("cannot secure tls:// addresses")?;
-    ids::settle(&folders, &config.id_map)?;
+    if settings.is_some() {
+        ids::settle(&folders, &config.id_map)?;
+    }
     let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
+    let Parts { node, options, machine, managed } = match settings {
+        Some(settings) => on_containerd(&config, &folders, settings).await?,
+        None => host::on_host(&config, &folders)?,
+    };
+    let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
 
+    let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
+    announce(listeners.iter().map(Listener::address));
+    let garden = Garden::new(controller.clone(), machine);
+    let garden = match secure {
+        Some(secure) => garden.with_secure(secure),
+        None => garden,
+    };
+    let told_to_stop = async {
+        // Both are cancel-safe: a signal that came is kept until it is received.
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping; containers go on"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
+        }
+    };
+    garden::serve(listeners, garden, told_to_stop).await;
+    controller.shutdown().await;
+    // A managed containerd is left running: it is what the containers' shims report to.
+    drop(managed);
+    Ok(())
+}
+
+/// What a backend brings along.
+struct Parts {
+    node: Node,
+    options: Options,
+    machine: Machine,
+    managed: Option<Managed>,
+}
+
+/// The backend `containerd`.
+async fn on_containerd(config: &ServeConfig, folders: &Folders, settings: containerd::Settings) -> Result<Parts> {
+    for fault in settings.faults() {
+        tracing::warn!("{fault}");
+    }
     let managed = match &config.containerd {
         config::Containerd::Managed { binary } => {
-            Some(Managed::start(&containerd_program(binary.as_deref()), &folders).await?)
+            Some(Managed::start(&containerd_program(binary.as_deref()), folders).await?)
         }
         config::Containerd::Socket(_) => None,
     };
@@ -69,8 +115,8 @@ pub async fn serve(sources: Sources) -> Result<()> {
         (None, config::Containerd::Socket(socket)) => socket.clone(),
         (None, config::Containerd::Managed { .. }) => bail!("no containerd to use"),
     };
-    let runtime = runtime(&config)?;
-    refuse_unfit_node(&check::run(&subject(&config, &folders, Some(socket.clone()), runtime.clone())).await)?;
+    let runtime = runtime(config)?;
+    refuse_unfit_node(&check::run(&subject(config, folders, Some(socket.clone()), runtime.clone())).await)?;
 
     let containerd_options = containerd::Options {
         runtime,
@@ -83,7 +129,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let mount_options = mount::Options {
         default_rootfs: config.default_rootfs.clone(),
         id_map: config.id_map.clone(),
-        resolver: resolver(&config, &folders),
+        resolver: resolver(config, folders),
         privileged_mode: config.privileged_mode,
         ..mount::Options::default()
     };
@@ -106,42 +152,26 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let together = groups;
     let node = Node {
         sandboxes,
-        rootfs: with_hooks(rootfs, config.oci_hooks_dir.as_deref(), &folders)?,
+        rootfs: with_hooks(rootfs, config.oci_hooks_dir.as_deref(), folders)?,
         images: Arc::new(images),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
         resources: Arc::new(resources.clone()),
-        network: network(config.network.as_ref(), &folders)?,
+        network: network(config.network.as_ref(), folders)?,
         metrics: Arc::new(resources),
     };
-    let controller = Controller::start(options(&config, &folders)?, ledger, node, &boot_id()?).await?;
-
-    let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
-    announce(listeners.iter().map(Listener::address));
     let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
-    let garden = Garden::new(controller.clone(), machine);
-    let garden = match secure {
-        Some(secure) => garden.with_secure(secure),
-        None => garden,
-    };
-    let told_to_stop = async {
-        // Both are cancel-safe: a signal that came is kept until it is received.
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping; containers go on"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping; containers go on"),
-        }
-    };
-    garden::serve(listeners, garden, told_to_stop).await;
-    controller.shutdown().await;
-    // A managed containerd is left running: it is what the containers' shims report to.
-    drop(managed);
-    Ok(())
+    let network = config.network.as_ref().map(network_options).transpose()?;
+    Ok(Parts { node, options: options(config, folders, network), machine, managed })
 }
 
 /// What a node must have, looked at with the options of `serve`.
 pub async fn check(config: ServeConfig) -> Result<Report> {
     let folders = Folders::new(&config.state_dir, &config.run_dir);
+    if config.backend == Backend::Host {
+        return Ok(check::run_on_host(&folders).await);
+    }
     let runtime = runtime(&config)?;
     Ok(check::run(&subject(&config, &folders, None, runtime)).await)
 }
@@ -163,7 +193,11 @@ fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, run
 fn require_root() -> Result<()> {
     let uid = rustix::process::geteuid();
     if !uid.is_root() {
-        bail!("gardend serve runs as uid {}; it makes namespaces and mounts, so run it as root", uid.as_raw());
+        bail!(
+            "gardend serve runs as uid {}; it makes namespaces and mounts, so run it as root, or with --backend host \
+             for containers that are isolated from nothing",
+            uid.as_raw()
+        );
     }
     Ok(())
 }
@@ -267,15 +301,13 @@ fn resolver(config: &ServeConfig, folders: &Folders) -> Resolver {
     Resolver { servers, deny_by_default, hosts, plugins }
 }
 
-fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
-    let network = match &config.network {
-        Some(network) => {
-            let own = network::uplink().context("cannot look for the node's way out")?.address;
-            Some(network.options(own.map(Into::into)))
-        }
-        None => None,
-    };
-    Ok(Options {
+fn network_options(config: &NetworkConfig) -> Result<NetworkOptions> {
+    let own = network::uplink().context("cannot look for the node's way out")?.address;
+    Ok(config.options(own.map(Into::into)))
+}
+
+fn options(config: &ServeConfig, folders: &Folders, network: Option<NetworkOptions>) -> Options {
+    Options {
         max_containers: config.max_containers.get(),
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
@@ -284,7 +316,7 @@ fn options(config: &ServeConfig, folders: &Folders) -> Result<Options> {
         network,
         create_deadline: config.request_timeout,
         ..Options::default()
-    })
+    }
 }
 
 fn boot_id() -> Result<String> {

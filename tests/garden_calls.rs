@@ -5,7 +5,7 @@ mod garden_support;
 use garden_support::*;
 use gardend_controller::fake::{Call, Fault};
 use gardend_controller::ports::NodeErrorKind;
-use gardend_controller::{AddressSource, NetworkOptions, Options};
+use gardend_controller::{NetworkOptions, Options};
 use serde_json::json;
 use std::time::Duration;
 
@@ -135,9 +135,7 @@ async fn every_call_on_an_unknown_container_says_so() {
 }
 
 fn with_networks() -> Options {
-    let pool = "10.80.0.0/16".parse().unwrap();
-    let addresses = AddressSource::Pools { v4: pool, v6: None };
-    let network = NetworkOptions { addresses, external: Some([192, 0, 2, 1].into()), ..NetworkOptions::default() };
+    let network = NetworkOptions { external: Some([192, 0, 2, 1].into()), ..NetworkOptions::default() };
     Options { network: Some(network), ..Options::default() }
 }
 

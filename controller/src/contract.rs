@@ -49,10 +49,11 @@ pub struct Contract {
     pub spec: ContainerSpec,
     /// One that cannot: a rootfs that is not there.
     pub impossible: ContainerSpec,
-    /// An image that can be had, with the same programs.
-    pub image: ImageReference,
-    /// One that cannot, where others can.
-    pub no_image: ImageReference,
+    /// An image that can be had, with the same programs, and one that cannot, where others can;
+    /// `None`: this node has none.
+    pub images: Option<(ImageReference, ImageReference)>,
+    /// What of [`LIMITS`] this node keeps.
+    pub kept: Limits,
     /// What runs in it.
     pub programs: Programs,
     /// What networks are tried with; `None`: this node makes none.
@@ -65,11 +66,22 @@ impl Contract {
         node: Node,
         spec: ContainerSpec,
         impossible: ContainerSpec,
-        (image, no_image): (ImageReference, ImageReference),
+        images: (ImageReference, ImageReference),
         programs: Programs,
     ) -> Self {
         let events = tokio::sync::Mutex::new(node.processes.events());
-        Self { node, events, spec, impossible, image, no_image, programs, network: None }
+        Self { node, events, spec, impossible, images: Some(images), kept: LIMITS, programs, network: None }
+    }
+
+    /// Of a node that has no images and keeps no limits.
+    pub fn without_images_and_limits(
+        node: Node,
+        spec: ContainerSpec,
+        impossible: ContainerSpec,
+        programs: Programs,
+    ) -> Self {
+        let events = tokio::sync::Mutex::new(node.processes.events());
+        Self { node, events, spec, impossible, images: None, kept: Limits::default(), programs, network: None }
     }
 
     /// With networks.
@@ -180,7 +192,9 @@ pub async fn check_all(contract: &Contract) {
     a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract).await;
     limits_are_in_force_as_they_were_asked_for(contract).await;
     figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(contract).await;
-    images::check_all(contract).await;
+    if let Some((image, no_image)) = &contract.images {
+        images::check_all(contract, image, no_image).await;
+    }
     if let Some(checks) = &contract.network {
         network::check_all(contract, checks).await;
     }
@@ -583,7 +597,8 @@ pub async fn limits_are_in_force_as_they_were_asked_for(contract: &Contract) {
         resources.limit(&place.id, &spec).await.expect("they are put in force");
     }
     let seen = resources.in_force(&place.id, &place.uid, &spec).await.expect("they are read");
-    assert_eq!((seen.memory_bytes, seen.shares(), seen.pids_max), (LIMITS.memory_bytes, 512, LIMITS.pids_max));
+    let kept = contract.kept;
+    assert_eq!((seen.memory_bytes, seen.shares(), seen.pids_max), (kept.memory_bytes, kept.shares(), kept.pids_max));
     // What runs there obeys them and is started as ever.
     let uid = place.spawn(&(contract.programs.exit)(3)).await;
     assert_eq!(contract.exit_of(&uid).await, ExitStatus::Code(3));
@@ -604,13 +619,13 @@ pub async fn figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(co
     };
     let gone = Measured { sandbox: SandboxId::generate(), container: ContainerUid::generate(), ..here.clone() };
     let before = contract.node.metrics.usage(vec![here.clone()]).await.remove(0).expect("there are figures");
-    assert_eq!(before.pids, PidUsage { current: 0, max: LIMITS.pids_max });
+    assert_eq!(before.pids, PidUsage { current: 0, max: contract.kept.pids_max });
     let uid = place.spawn(&(contract.programs.sleep)()).await;
     let usages = contract.node.metrics.usage(vec![gone, here]).await;
     let [gone, here] = &usages[..] else { panic!("{} answers to two questions", usages.len()) };
     assert_eq!(gone.as_ref().expect_err("it is not there").kind, NodeErrorKind::NotFound);
     let here = here.as_ref().expect("there are figures");
-    assert_eq!(here.pids, PidUsage { current: 1, max: LIMITS.pids_max });
+    assert_eq!(here.pids, PidUsage { current: 1, max: contract.kept.pids_max });
     assert!(here.memory.toward_limit > 0 && here.cpu.total > 0 && !here.memory.stat.is_empty(), "{here:?}");
     contract.node.processes.signal(&place.id, &uid, Signal::Kill).await.expect("its init answers");
     contract.exit_of(&uid).await;

@@ -80,7 +80,7 @@ pub struct NetworkOptions {
 /// Who says where containers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressSource {
-    /// The controller, with their admission.
+    /// The controller, with their admission: each is at addresses of its own.
     Pools {
         /// A container that asks for no network gets a /30 of this one.
         v4: Ipv4Net,
@@ -89,6 +89,8 @@ pub enum AddressSource {
     },
     /// The node's network itself, by [`Network::attach`](crate::ports::Network::attach).
     Node,
+    /// All in the node's own network, at this address of it: a port of a container's is the node's.
+    Shared(Ipv4Addr),
 }
 
 impl NetworkOptions {

@@ -1,9 +1,9 @@
 //! garden-init: see the library.
 //!
-//! `garden-init [--allow-any-peer] [FOLDER]`, or `garden-init enter` (see [`garden_init::enter`])
+//! `garden-init [--on-host] [--allow-any-peer] [FOLDER]`, or `garden-init enter` (see [`garden_init::enter`])
 
 use garden_init::enter;
-use garden_init::server::{Options, Peers, run};
+use garden_init::server::{Options, Peers, Realm, run};
 use garden_init::wire::CONTROL_DIR;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let options = match options(std::env::args_os().skip(1)) {
         Ok(options) => options,
         Err(reason) => {
-            eprintln!("garden-init: {reason}; usage: garden-init [--allow-any-peer] [FOLDER]");
+            eprintln!("garden-init: {reason}; usage: garden-init [--on-host] [--allow-any-peer] [FOLDER]");
             return ExitCode::from(2);
         }
     };
@@ -26,11 +26,14 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
-    let mut options = Options { folder: CONTROL_DIR.into(), peers: Peers::Outside };
+    let mut options = Options { folder: CONTROL_DIR.into(), peers: Peers::Outside, realm: Realm::Namespace };
     let mut folders = 0;
     for argument in arguments {
         if argument == "--allow-any-peer" {
             options.peers = Peers::Any;
+        } else if argument == "--on-host" {
+            options.peers = Peers::SameUser;
+            options.realm = Realm::Descendants;
         } else if argument.to_string_lossy().starts_with('-') {
             return Err(format!("unknown option {}", argument.display()));
         } else {
@@ -51,8 +54,11 @@ mod tests {
 
     #[test]
     fn strangers_are_refused_unless_it_is_said() {
-        assert_eq!(parse(&[]), Ok(Options { folder: CONTROL_DIR.into(), peers: Peers::Outside }));
-        assert_eq!(parse(&["--allow-any-peer", "/x"]), Ok(Options { folder: "/x".into(), peers: Peers::Any }));
+        let realm = Realm::Namespace;
+        assert_eq!(parse(&[]), Ok(Options { folder: CONTROL_DIR.into(), peers: Peers::Outside, realm }));
+        assert_eq!(parse(&["--allow-any-peer", "/x"]), Ok(Options { folder: "/x".into(), peers: Peers::Any, realm }));
+        let on_host = Options { folder: ".".into(), peers: Peers::SameUser, realm: Realm::Descendants };
+        assert_eq!(parse(&["--on-host", "."]), Ok(on_host));
         assert!(parse(&["--allow-every-peer"]).is_err());
         assert!(parse(&["/x", "/y"]).is_err());
     }

@@ -1,4 +1,5 @@
-//! Pid 1: one loop over everything that can happen.
+//! Pid 1: one loop over everything that can happen. Without a pid namespace of its own, the process
+//! that all orphans of its container come to.
 //!
 //! Promises: what runs is reaped, whoever its parent was; a process's status and the outer ends of
 //! its streams are kept until gardend has acknowledged them, over any number of connections; a
@@ -22,8 +23,10 @@ use processes::{Processes, Starting};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod, unlink};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+};
+use rustix::process::{DumpableBehavior, geteuid, getpid, set_child_subreaper, set_dumpable_behavior, setsid, umask};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -47,6 +50,17 @@ pub struct Options {
     pub folder: PathBuf,
     /// Who may connect.
     pub peers: Peers,
+    /// What the container is.
+    pub realm: Realm,
+}
+
+/// What everything is, where everything is to be signalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Realm {
+    /// A pid namespace, of which this is pid 1.
+    Namespace,
+    /// Whatever descends from this process, whoever its parent is by now.
+    Descendants,
 }
 
 /// Who may connect.
@@ -54,6 +68,8 @@ pub struct Options {
 pub enum Peers {
     /// Processes outside of our pid namespace: nobody whom we started, whatever its user.
     Outside,
+    /// Our own user, and root: where nothing keeps anybody apart.
+    SameUser,
     /// For tests.
     Any,
 }
@@ -81,6 +97,7 @@ enum Source {
 
 struct Server {
     peers: Peers,
+    realm: Realm,
     listener: OwnedFd,
     children: ChildSignals,
     connection: Option<Connection>,
@@ -118,6 +135,11 @@ impl Server {
             move |reason: Errno| StartError { attempt, reason }
         };
         let children = sys::take_signals().map_err(|error| failed("cannot take signals")(errno(&error)))?;
+        if options.realm == Realm::Descendants {
+            set_child_subreaper(Some(getpid())).map_err(failed("cannot become the parent of orphans"))?;
+            // A terminal that gardend was started on is none of its matters. It may lead a session already.
+            let _ = setsid();
+        }
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("cannot become non-dumpable"))?;
         rustix::thread::set_name(c"garden-init").map_err(failed("cannot take its name"))?;
         umask(Mode::from_raw_mode(0o022));
@@ -132,6 +154,7 @@ impl Server {
         rustix::process::chdir("/").map_err(failed("cannot enter /"))?;
         Ok(Self {
             peers: options.peers,
+            realm: options.realm,
             listener,
             children,
             connection: None,
@@ -223,14 +246,23 @@ impl Server {
     fn accept(&mut self) {
         match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => {
-                let is_welcome = self.peers == Peers::Any || sys::peer_pid(socket.as_fd()).is_ok_and(|pid| pid == 0);
-                if is_welcome {
+                if self.is_welcome(&socket) {
                     self.connections += 1;
                     self.connection = Some(Connection::new(socket));
                 }
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(_) => self.is_pausing = true,
+        }
+    }
+
+    fn is_welcome(&self, peer: &OwnedFd) -> bool {
+        match self.peers {
+            Peers::Any => true,
+            Peers::Outside => sys::peer_pid(peer.as_fd()).is_ok_and(|pid| pid == 0),
+            Peers::SameUser => {
+                sockopt::socket_peercred(peer).is_ok_and(|who| who.uid == geteuid() || who.uid.is_root())
+            }
         }
     }
 

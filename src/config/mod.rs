@@ -20,6 +20,6 @@ mod values;
 
 pub use documents::{manual, schema};
 pub use network::{CniConfig, NetworkConfig, NetworkMeans, SmallMtu};
-pub use options::{ConfigError, Containerd, Runtime, SeccompProfile, ServeArgs, ServeConfig};
+pub use options::{Backend, ConfigError, Containerd, Runtime, SeccompProfile, ServeArgs, ServeConfig};
 pub use sources::{DEFAULT_FILE, Origin, Setting, Sources};
 pub use values::{AdditionalHost, Bytes, GroupName, SocketMode, parse_duration};

@@ -22,7 +22,7 @@ use crate::node::ids::IdMap;
 use crate::node::images::{Mirror, RegistryOptions};
 use crate::node::rights::PrivilegedMode;
 use crate::telemetry::{LogFilter, LogFormat};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -70,13 +70,20 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_TOKEN_FILE", value_name = "PATH")]
     token_file: Option<PathBuf>,
 
-    /// What outlives a reboot: records, layers, images
-    #[arg(long, env = "GARDEND_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gardend")]
-    state_dir: PathBuf,
+    /// What containers are made of: `containerd`, or `host`: plain processes in folders, isolated from nothing, without
+    /// containerd and without root, for development
+    #[arg(long, env = "GARDEND_BACKEND", value_name = "BACKEND", value_enum, default_value_t = Backend::Containerd)]
+    backend: Backend,
 
-    /// What does not: sockets, places, output that waits for a reader
-    #[arg(long, env = "GARDEND_RUN_DIR", value_name = "DIR", default_value = "/run/gardend")]
-    run_dir: PathBuf,
+    /// What outlives a reboot: records, layers, images [default: /var/lib/gardend; with `--backend host` and without
+    /// root, gardend/ in XDG_STATE_HOME]
+    #[arg(long, env = "GARDEND_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// What does not: sockets, places, output that waits for a reader [default: /run/gardend; with `--backend host` and
+    /// without root, gardend/ in XDG_RUNTIME_DIR]
+    #[arg(long, env = "GARDEND_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
 
     /// `managed`: start and keep a containerd of our own; or the socket of the host's
     #[arg(long, env = "GARDEND_CONTAINERD", value_name = "managed|SOCKET", default_value = "managed", value_parser = parse_containerd)]
@@ -217,6 +224,8 @@ pub struct ServeConfig {
     pub listen_group: Option<GroupName>,
     /// How `tls://` addresses are secured, where there are any. Paths are absolute.
     pub secure: Option<SecureOptions>,
+    /// What containers are made of.
+    pub backend: Backend,
     /// What outlives a reboot. Absolute.
     pub state_dir: PathBuf,
     /// What does not. Absolute, and apart from the state folder.
@@ -267,6 +276,16 @@ pub struct ServeConfig {
     pub log_format: LogFormat,
 }
 
+/// What containers are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, JsonSchema)]
+#[schemars(rename_all = "kebab-case", inline)]
+pub enum Backend {
+    /// Containers of containerd's.
+    Containerd,
+    /// Plain processes in folders.
+    Host,
+}
+
 /// Whose containerd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Containerd {
@@ -314,6 +333,9 @@ pub enum ConfigError {
         /// Why.
         why: String,
     },
+    /// A user without a home.
+    #[error("neither XDG_STATE_HOME nor HOME names a folder of this user's; name one with --state-dir")]
+    NoHome,
     /// Both folders are one.
     #[error("--state-dir and --run-dir are both '{}'; each needs a folder of its own", .0.display())]
     SameFolder(PathBuf),
@@ -355,8 +377,16 @@ impl ServeArgs {
     /// # Errors
     /// [`ConfigError`] names the options that do not go together.
     pub fn validate(self) -> Result<ServeConfig, ConfigError> {
-        let state_dir = absolute("--state-dir", &self.state_dir)?;
-        let run_dir = absolute("--run-dir", &self.run_dir)?;
+        let default = DefaultFolders::of(self.backend);
+        let state_dir = match &self.state_dir {
+            Some(folder) => absolute("--state-dir", folder)?,
+            None => default.state.clone().ok_or(ConfigError::NoHome)?,
+        };
+        let run_dir = match (&self.run_dir, default.run) {
+            (Some(folder), _) => absolute("--run-dir", folder)?,
+            (None, Some(folder)) => folder,
+            (None, None) => state_dir.join("run"),
+        };
         if state_dir == run_dir {
             return Err(ConfigError::SameFolder(state_dir));
         }
@@ -382,6 +412,7 @@ impl ServeArgs {
             listen: distinct(self.listen)?,
             listen_mode: self.listen_mode,
             listen_group: self.listen_group,
+            backend: self.backend,
             state_dir,
             run_dir,
             containerd,
@@ -443,6 +474,33 @@ fn secure(
         return Err(ConfigError::LetsEverybodyIn(address.clone()));
     }
     Ok(Some(SecureOptions { certificate, key, client_authorities, tokens }))
+}
+
+/// Where things are kept where nobody says it.
+#[derive(Debug, PartialEq, Eq)]
+struct DefaultFolders {
+    /// `None`: nowhere.
+    state: Option<PathBuf>,
+    /// `None`: within the state folder.
+    run: Option<PathBuf>,
+}
+
+impl DefaultFolders {
+    /// The machine's, or, of a user who may not write there, their own.
+    fn of(backend: Backend) -> Self {
+        if backend == Backend::Containerd || rustix::process::geteuid().is_root() {
+            return Self { state: Some("/var/lib/gardend".into()), run: Some("/run/gardend".into()) };
+        }
+        Self::of_user(|name| std::env::var_os(name).map(PathBuf::from))
+    }
+
+    /// By the XDG Base Directory Specification, which ignores relative paths.
+    fn of_user(variable: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let folder = |name| variable(name).filter(|path| path.is_absolute());
+        let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+        let own = |folder: PathBuf| folder.join("gardend");
+        Self { state: state.map(own), run: folder("XDG_RUNTIME_DIR").map(own) }
+    }
 }
 
 /// No address twice: the second could not be bound. A port that the kernel chooses is another each time.
@@ -546,6 +604,21 @@ mod tests {
         assert_eq!(config.spool_size, Bytes(16 << 20));
         assert_eq!(config.registries, RegistryOptions::default());
         assert_eq!((config.image_max_age, config.image_max_bytes), (Some(Duration::from_secs(7 * 86_400)), None));
+    }
+
+    #[test]
+    fn without_root_the_host_backend_keeps_things_in_the_user_s_own_folders() {
+        let folders = |variables: &[(&str, &str)]| {
+            let of = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+            DefaultFolders::of_user(of)
+        };
+        let both = folders(&[("XDG_STATE_HOME", "/s"), ("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/me")]);
+        let expected = DefaultFolders { state: Some("/s/gardend".into()), run: Some("/run/user/7/gardend".into()) };
+        assert_eq!(both, expected);
+        let home = folders(&[("HOME", "/home/me"), ("XDG_STATE_HOME", "relative")]);
+        assert_eq!(home, DefaultFolders { state: Some("/home/me/.local/state/gardend".into()), run: None });
+        assert_eq!(folders(&[]).state, None);
+        assert_eq!(parse(&["--backend", "host", "--state-dir", "/s"]).unwrap().backend, Backend::Host);
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Blank {
         &self.path
     }
 
+    /// garden-init in it.
+    pub fn init(&self) -> PathBuf {
+        self.path.join(INIT_NAME)
+    }
+
     /// Removes every other version but these, and what interrupted installs left.
     ///
     /// # Errors

@@ -103,6 +103,20 @@ impl Report {
     }
 }
 
+/// Looks at what the backend `host` needs, which is little.
+pub async fn run_on_host(folders: &Folders) -> Report {
+    let folders = folders.clone();
+    let lines = tokio::task::spawn_blocking(move || {
+        let remedy = "for anything but development, use --backend containerd";
+        let mut lines = vec![Line::warn("isolation", format!("none of {}", super::host::NOT_ISOLATED), remedy)];
+        lines.extend(storage::writable_lines(&folders));
+        lines
+    });
+    let cut_short =
+        |_| vec![Line::fail("this node", "looking at it was cut short", "try again; gardend was shutting down")];
+    Report { lines: lines.await.unwrap_or_else(cut_short) }
+}
+
 /// Looks at everything. Takes some milliseconds; programs that hang are given up on after seconds.
 pub async fn run(subject: &Subject) -> Report {
     let (folders, runtime) = (subject.folders.clone(), subject.runtime.clone());

@@ -6,6 +6,7 @@ pub mod check;
 pub mod containerd;
 pub mod disk;
 pub mod hooks;
+pub mod host;
 pub mod ids;
 pub mod images;
 pub mod mount;

@@ -4,7 +4,8 @@
 //! Promises: nothing is anybody's twice; what was given back comes last; what a container holds is
 //! what its record says, so that a start takes it up from the records alone.
 //!
-//! Where the node's network says itself where containers are, ports alone are given out here.
+//! Where the node's network says itself where containers are, ports alone are given out here; where
+//! they are in the node's own network, only ports are anybody's.
 //!
 //! Leaves to others: whether a program of the node has a port (`Network::check_port`), and when
 //! something is given back (`reconcile`: once nothing leads there any more and that is recorded).
@@ -15,7 +16,7 @@ mod subnets;
 mod turns;
 
 use crate::options::{AddressSource, NetworkOptions};
-use crate::record::{Addresses, ContainerRecord, ContainerUid, Handle};
+use crate::record::{Addresses, ContainerRecord, ContainerUid, Handle, PortInAsked};
 pub use asked::Asked;
 use asked::gateway;
 use host_ports::HostPorts;
@@ -70,6 +71,14 @@ pub enum AddressError {
         "a port needs a network, and this container has its own loopback alone; run gardend with --network builtin, and make the container again"
     )]
     NoNetworkForPorts,
+    #[error(
+        "network: containers of this gardend are in the node's own network (--backend host); ask again without one"
+    )]
+    NodesNetwork,
+    #[error(
+        "host port {host_port} cannot lead to port {container_port}: containers of this gardend are in the node's own network (--backend host), where both are one; ask for {container_port}, or for 0"
+    )]
+    NodesPort { host_port: u16, container_port: u16 },
     #[error("host port {port} is already in use by container '{holder}'; ask for another, or for 0 to be given one")]
     PortInUse { port: u16, holder: String },
     #[error(
@@ -90,35 +99,63 @@ pub struct Held {
 
 /// All of them.
 pub struct Pools {
-    /// `None`: the node's network gives addresses itself.
-    subnets: Option<Subnets>,
-    pool6: Option<(Ipv6Net, Turns)>,
+    given: Given,
     held: HashMap<ContainerUid, Held>,
     pub ports: HostPorts,
 }
 
+/// Out of what addresses are given.
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
+enum Given {
+    Pools {
+        subnets: Subnets,
+        pool6: Option<(Ipv6Net, Turns)>,
+    },
+    /// The node's network says them itself.
+    ByNode,
+    /// Everybody has this one.
+    Shared(Ipv4Addr),
+}
+
 impl Pools {
     pub fn new(options: &NetworkOptions) -> Self {
-        let (subnets, pool6) = match options.addresses {
-            AddressSource::Pools { v4, v6 } => (Some(Subnets::new(v4)), v6),
-            AddressSource::Node => (None, None),
+        let given = match options.addresses {
+            AddressSource::Pools { v4, v6 } => Given::Pools {
+                subnets: Subnets::new(v4),
+                pool6: v6.map(|pool| (pool.trunc(), Turns::new(size6(pool)))),
+            },
+            AddressSource::Node => Given::ByNode,
+            AddressSource::Shared(address) => Given::Shared(address),
         };
-        let pool6 = pool6.map(|pool| {
-            let addresses = 1_u128.checked_shl(128 - u32::from(pool.prefix_len())).unwrap_or(u128::MAX);
-            let size = u32::try_from(addresses.saturating_sub(BEFORE_FIRST)).unwrap_or(u32::MAX);
-            (pool.trunc(), Turns::new(size))
-        });
-        Self { subnets, pool6, held: HashMap::new(), ports: HostPorts::new(options.ports.clone()) }
+        Self { given, held: HashMap::new(), ports: HostPorts::new(options.ports.clone()) }
     }
 
     /// Containers that the pool has room for.
     pub fn size(&self) -> usize {
-        self.subnets.as_ref().map_or(usize::MAX, |subnets| subnets.size() as usize)
+        match &self.given {
+            Given::Pools { subnets, .. } => subnets.size() as usize,
+            Given::ByNode | Given::Shared(_) => usize::MAX,
+        }
     }
 
     /// The node's network gives addresses itself.
     pub fn given_by_node(&self) -> bool {
-        self.subnets.is_none()
+        matches!(self.given, Given::ByNode)
+    }
+
+    /// A port as it can be had: in the node's own network it is the same on both sides.
+    pub fn port(&self, asked: PortInAsked) -> Result<PortInAsked, AddressError> {
+        match (&self.given, asked) {
+            (Given::Shared(_), PortInAsked { host_port: Some(host), container_port: Some(container) })
+                if host != container =>
+            {
+                Err(AddressError::NodesPort { host_port: host.get(), container_port: container.get() })
+            }
+            (Given::Shared(_), PortInAsked { host_port: None, container_port }) => {
+                Ok(PortInAsked { host_port: container_port, container_port })
+            }
+            _ => Ok(asked),
+        }
     }
 
     /// Addresses for a container that has none; `None` where they are not ours to give.
@@ -128,9 +165,17 @@ impl Pools {
         handle: &Handle,
         asked: Asked,
     ) -> Result<Option<Addresses>, AddressError> {
-        let Some(subnets) = &mut self.subnets else { return Ok(None) };
+        let (subnets, pool6) = match &mut self.given {
+            Given::Pools { subnets, pool6 } => (subnets, pool6),
+            Given::ByNode => return Ok(None),
+            Given::Shared(address) if asked == Asked::OfThePool => {
+                let (address, subnet) = (*address, Ipv4Net::from(*address));
+                return Ok(Some(Addresses { address, subnet, gateway: address, ipv6: None }));
+            }
+            Given::Shared(_) => return Err(AddressError::NodesNetwork),
+        };
         let (address, subnet) = subnets.take(asked, &self.held)?;
-        let ipv6 = match &mut self.pool6 {
+        let ipv6 = match pool6 {
             None => None,
             Some((pool, turns)) => match turns.take(|_| true) {
                 Some(number) => Some(nth6(*pool, number)),
@@ -149,9 +194,9 @@ impl Pools {
     /// What a record says that its container has. Of two that say the same, who is taken up first
     /// has it: the other's is none any more.
     pub fn take_up(&mut self, record: &ContainerRecord) {
-        if let (Some(addresses), Some(subnets)) = (&record.addresses, &mut self.subnets) {
+        if let (Some(addresses), Given::Pools { subnets, pool6 }) = (&record.addresses, &mut self.given) {
             if subnets.take_up(addresses.address, addresses.subnet) {
-                if let (Some((pool, turns)), Some(ipv6)) = (&mut self.pool6, addresses.ipv6)
+                if let (Some((pool, turns)), Some(ipv6)) = (pool6, addresses.ipv6)
                     && let Some(number) = number6(*pool, ipv6)
                 {
                     turns.take_up(number);
@@ -170,9 +215,11 @@ impl Pools {
 
     /// Whatever a container has.
     pub fn give_back(&mut self, uid: &ContainerUid) {
-        if let (Some(Held { addresses, .. }), Some(subnets)) = (self.held.remove(uid), &mut self.subnets) {
+        if let (Some(Held { addresses, .. }), Given::Pools { subnets, pool6 }) =
+            (self.held.remove(uid), &mut self.given)
+        {
             subnets.give_back(addresses.address, addresses.subnet);
-            if let (Some((pool, turns)), Some(ipv6)) = (&mut self.pool6, addresses.ipv6)
+            if let (Some((pool, turns)), Some(ipv6)) = (pool6, addresses.ipv6)
                 && let Some(number) = number6(*pool, ipv6)
             {
                 turns.give_back(number);
@@ -180,6 +227,11 @@ impl Pools {
         }
         self.ports.give_back_all(uid);
     }
+}
+
+fn size6(pool: Ipv6Net) -> u32 {
+    let addresses = 1_u128.checked_shl(128 - u32::from(pool.prefix_len())).unwrap_or(u128::MAX);
+    u32::try_from(addresses.saturating_sub(BEFORE_FIRST)).unwrap_or(u32::MAX)
 }
 
 fn nth6(pool: Ipv6Net, number: u32) -> Ipv6Addr {

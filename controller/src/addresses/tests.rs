@@ -4,6 +4,9 @@ use super::*;
 use crate::record::{ContainerStatus, Desired, Origin, PortIn};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+
+const V4: &str = "10.80.0.0/28";
 
 fn pools_of(v4: &str, v6: Option<&str>) -> AddressSource {
     AddressSource::Pools { v4: v4.parse().unwrap(), v6: v6.map(|v6| v6.parse().unwrap()) }
@@ -11,7 +14,7 @@ fn pools_of(v4: &str, v6: Option<&str>) -> AddressSource {
 
 /// Four subnets, two ports, six addresses of IPv6.
 fn options() -> NetworkOptions {
-    NetworkOptions { addresses: pools_of("10.80.0.0/28", Some("fd00:80::/125")), ports: 61001..=61002, external: None }
+    NetworkOptions { addresses: pools_of(V4, Some("fd00:80::/125")), ports: 61001..=61002, external: None }
 }
 
 fn asked(text: &str) -> Asked {
@@ -125,12 +128,36 @@ fn a_subnet_that_overlaps_is_refused_with_both_sides() {
 }
 
 #[test]
+fn in_the_node_s_own_network_everybody_is_at_one_address_and_a_port_is_the_same_on_both_sides() {
+    let here = Ipv4Addr::LOCALHOST;
+    let mut node = Node::new(&NetworkOptions { addresses: AddressSource::Shared(here), ..options() });
+    for who in 0..9 {
+        let addresses = node.take(who, "").unwrap();
+        assert_eq!((addresses.address, addresses.gateway, addresses.ipv6), (here, here, None));
+        assert_eq!(addresses.subnet.to_string(), "127.0.0.1/32");
+        node.give_back(who);
+    }
+    assert!(node.take(0, "10.1.2.0/24").unwrap_err().contains("the node's own network"));
+    let port = |host, container| {
+        let asked = PortInAsked { host_port: NonZeroU16::new(host), container_port: NonZeroU16::new(container) };
+        let numbers = |port: Option<NonZeroU16>| port.map_or(0, NonZeroU16::get);
+        node.pools.port(asked).map(|port| (numbers(port.host_port), numbers(port.container_port)))
+    };
+    assert_eq!(port(0, 0), Ok((0, 0)));
+    assert_eq!(port(80, 0), Ok((80, 0)));
+    assert_eq!(port(0, 80), Ok((80, 80)));
+    assert_eq!(port(80, 80), Ok((80, 80)));
+    assert_eq!(port(8080, 80), Err(AddressError::NodesPort { host_port: 8080, container_port: 80 }));
+}
+
+#[test]
 fn without_an_ipv6_address_there_is_none_of_ipv4_either() {
-    let options = NetworkOptions { addresses: pools_of("10.80.0.0/28", Some("fd00:80::/127")), ..options() };
+    let options = NetworkOptions { addresses: pools_of(V4, Some("fd00:80::/127")), ..options() };
     let mut node = Node::new(&options);
     let error = node.take(0, "").unwrap_err();
     assert!(error.contains("no address of the pool fd00:80::/127 is free"), "{error}");
-    node.pools.pool6 = None;
+    let Given::Pools { pool6, .. } = &mut node.pools.given else { panic!("these are pools") };
+    *pool6 = None;
     let mut seen = BTreeSet::new();
     for who in 0..4 {
         seen.insert(node.take(who, "").unwrap().address);
@@ -312,7 +339,7 @@ proptest! {
                 for other in &all[at + 1..] {
                     prop_assert!(one.address != other.address && one.ipv6 != other.ipv6);
                     prop_assert!(one.subnet == other.subnet || !asked::overlap(one.subnet, other.subnet));
-                    prop_assert!(one.subnet != other.subnet || !"10.80.0.0/28".parse::<Ipv4Net>().unwrap().contains(&one.subnet));
+                    prop_assert!(one.subnet != other.subnet || !V4.parse::<Ipv4Net>().unwrap().contains(&one.subnet));
                 }
             }
             let ports: Vec<u16> = told.values().flat_map(|told| told.ports.clone()).collect();

@@ -2,22 +2,22 @@
 
 use super::Contract;
 use crate::ports::{Collect, NodeErrorKind};
-use crate::record::{ContainerSpec, ContainerUid, ExitStatus, ImageDigest, RootfsSource};
+use crate::record::{ContainerSpec, ContainerUid, ExitStatus, ImageDigest, ImageReference, RootfsSource};
 use std::collections::BTreeSet;
 
 /// All of it.
-pub(super) async fn check_all(contract: &Contract) {
-    an_image_that_is_not_there_is_refused_by_its_name(contract).await;
-    an_image_stays_while_it_is_held_or_used_and_goes_after(contract).await;
-    containers_of_one_image_share_it_and_nothing_else(contract).await;
+pub(super) async fn check_all(contract: &Contract, image: &ImageReference, no_image: &ImageReference) {
+    an_image_that_is_not_there_is_refused_by_its_name(contract, no_image).await;
+    an_image_stays_while_it_is_held_or_used_and_goes_after(contract, image).await;
+    containers_of_one_image_share_it_and_nothing_else(contract, image).await;
 }
 
 /// `Invalid`, and the error says which.
-async fn an_image_that_is_not_there_is_refused_by_its_name(contract: &Contract) {
-    let refused = contract.node.images.pull(&contract.no_image, None).await;
+async fn an_image_that_is_not_there_is_refused_by_its_name(contract: &Contract, no_image: &ImageReference) {
+    let refused = contract.node.images.pull(no_image, None).await;
     let refused = refused.err().expect("it is not there");
     assert_eq!(refused.kind, NodeErrorKind::Invalid, "{refused}");
-    assert!(refused.message.contains(contract.no_image.as_str()), "{refused}");
+    assert!(refused.message.contains(no_image.as_str()), "{refused}");
 }
 
 async fn seen_in_use(contract: &Contract, digest: &ImageDigest) -> Option<bool> {
@@ -26,9 +26,9 @@ async fn seen_in_use(contract: &Contract, digest: &ImageDigest) -> Option<bool> 
 }
 
 /// A pin counts as use; whoever asks for it twice gets the same.
-async fn an_image_stays_while_it_is_held_or_used_and_goes_after(contract: &Contract) {
+async fn an_image_stays_while_it_is_held_or_used_and_goes_after(contract: &Contract, image: &ImageReference) {
     let images = &contract.node.images;
-    let (first, second) = tokio::join!(images.pull(&contract.image, None), images.pull(&contract.image, None));
+    let (first, second) = tokio::join!(images.pull(image, None), images.pull(image, None));
     let (first, second) = (first.expect("it is pulled"), second.expect("it is pulled"));
     assert_eq!(first.image, second.image);
     let digest = first.image.digest.clone();
@@ -48,10 +48,10 @@ async fn an_image_stays_while_it_is_held_or_used_and_goes_after(contract: &Contr
 }
 
 /// And it is pulled again where it has gone.
-async fn containers_of_one_image_share_it_and_nothing_else(contract: &Contract) {
+async fn containers_of_one_image_share_it_and_nothing_else(contract: &Contract, image: &ImageReference) {
     let images = &contract.node.images;
-    let pulled = images.pull(&contract.image, None).await.expect("it is pulled");
-    let mut spec = ContainerSpec { rootfs: RootfsSource::image(contract.image.clone()), ..contract.spec.clone() };
+    let pulled = images.pull(image, None).await.expect("it is pulled");
+    let mut spec = ContainerSpec { rootfs: RootfsSource::image(image.clone()), ..contract.spec.clone() };
     spec.rootfs.resolve(pulled.image.clone());
     let (one, other) = (
         contract.place_of(&spec, ContainerUid::generate(), None).await,

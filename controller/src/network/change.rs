@@ -116,6 +116,8 @@ impl Adding {
         if record.addresses.is_none() || self.shared.options.network.is_none() {
             return Err(AddressError::NoNetworkForPorts.into());
         }
+        let possible = self.shared.state().pools.as_ref().map(|pools| pools.port(asked)).transpose()?;
+        let asked = possible.unwrap_or(asked);
         if let Some(there) = already(&record.ports_in, asked)? {
             self.ensure().await?;
             return Ok(there);

@@ -27,6 +27,8 @@ impl Reserved {
     ) -> Result<Self, Error> {
         let (shared, uid, handle) = (Arc::clone(shared), uid.clone(), handle.clone());
         let mut reserved = Self { shared, uid, handle, held: Vec::new(), ports: Vec::new() };
+        let as_they_are = asked.iter().map(|asked| reserved.pools(|pools, _| pools.port(*asked)));
+        let asked: Vec<PortInAsked> = as_they_are.collect::<Result<_, _>>()?;
         let mut ports = Vec::new();
         // Who names one has it before it is given to who names none.
         for (at, asked) in asked.iter().enumerate() {

@@ -3,7 +3,7 @@
 use super::system;
 use crate::accounts::Account;
 use crate::wire::SpawnFailure;
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Uid, getgid, getuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, remove_capability_from_bounding_set,
     set_capabilities, set_thread_gid, set_thread_groups, set_thread_uid,
@@ -40,7 +40,12 @@ impl Privileges {
 
     /// Becomes `account`, for good. `asked` bounds the capabilities: root has those of them that
     /// init had, and nobody else has any. What may not be dropped (no CAP_SETPCAP) stays.
+    /// Who may become nobody else can still be who it is.
     pub fn assume(&self, account: &Account, asked: u64) -> Result<(), SpawnFailure> {
+        let is_itself = (account.uid, account.gid) == (getuid().as_raw(), getgid().as_raw());
+        if is_itself && !self.permitted.contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
+            return Ok(());
+        }
         let asked = CapabilitySet::from_bits_retain(asked);
         for unwanted in each(self.bounding.difference(asked)) {
             if remove_capability_from_bounding_set(unwanted).is_err() {

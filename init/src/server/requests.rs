@@ -2,13 +2,15 @@
 
 use super::connection::Broken;
 use super::processes::{Held, Process, Progress, Starting};
-use super::{MAX_PROCESSES, Server};
+use super::{MAX_PROCESSES, Realm, Server};
 use crate::child::{self, Confinement, Start, Stdio};
+use crate::descendants;
 use crate::packet;
 use crate::sys::{self, Target};
 use crate::wire::{self, Event, GO, MAX_REQUEST, ProcessKey, Request, SpawnFailure, SpawnSpec};
 use rustix::fs::{FileType, fstat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::getpid;
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -236,10 +238,15 @@ impl Server {
         }
     }
 
-    /// Only as pid 1, where "everything" is the container.
+    /// "Everything" is the container only to pid 1.
     fn signal_all(&self, signal: i32) {
-        if is_signal(signal) && std::process::id() == 1 {
-            let _ = sys::kill(Target::Everything, signal);
+        match self.realm {
+            _ if !is_signal(signal) => {}
+            Realm::Namespace if std::process::id() == 1 => {
+                let _ = sys::kill(Target::Everything, signal);
+            }
+            Realm::Namespace => {}
+            Realm::Descendants => descendants::signal_all(getpid(), signal),
         }
     }
 

@@ -12,13 +12,18 @@ use std::path::Path;
 const LITTLE: u64 = 1 << 30;
 
 pub(super) fn lines(folders: &Folders) -> Vec<Line> {
+    let mut lines = writable_lines(folders);
+    lines.extend([reachable(folders.state()), disk_limits(folders.state())]);
+    lines
+}
+
+/// What any backend needs.
+pub(super) fn writable_lines(folders: &Folders) -> Vec<Line> {
     vec![
         writable("state folder", folders.state(), "--state-dir"),
         writable("run folder", folders.run(), "--run-dir"),
-        reachable(folders.state()),
         room("state folder's disk", folders.state()),
         room("run folder's disk", folders.run()),
-        disk_limits(folders.state()),
     ]
 }
 

@@ -15,7 +15,7 @@ const BOUND_NOT_LISTENING: Duration = Duration::from_micros(200);
 
 /// Why it does not listen.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotListening {
+pub(crate) enum NotListening {
     #[error("it ended before it listened on {0}")]
     Ended(String),
     #[error("it did not listen on {0} within {1} s")]
@@ -25,7 +25,7 @@ pub(super) enum NotListening {
 }
 
 /// A socket that is expected in a folder.
-pub(super) struct Expected<'a> {
+pub(crate) struct Expected<'a> {
     /// The folder is there already.
     pub folder: &'a Path,
     /// The socket's name in it. A stale one was removed before.
@@ -35,7 +35,7 @@ pub(super) struct Expected<'a> {
 }
 
 /// Returns when the kernel accepts a connection to the socket.
-pub(super) async fn wait(expected: Expected<'_>, process: &OwnedFd, deadline: Duration) -> Result<(), NotListening> {
+pub(crate) async fn wait(expected: Expected<'_>, process: &OwnedFd, deadline: Duration) -> Result<(), NotListening> {
     let shown = || expected.folder.join(expected.name).display().to_string();
     match tokio::time::timeout(deadline, watch(&expected, process)).await {
         Ok(Ok(true)) => Ok(()),
