@@ -1,8 +1,8 @@
 // Command bench measures what a Garden client waits for, with the client that Concourse and Cloud Foundry use, and
 // beside it, in turns with it, what the same costs straight on the same containerd with the same runtime: the floor.
 //
-// It starts three gardends of its own: one without blank places kept ready (pool 0), one with them, and one without
-// blank places and without networks. Their times are those of the Go client's calls; a process's is from Run to the
+// It starts four gardends of its own: one without blank places kept ready (pool 0), one with them, one without blank
+// places and without networks, and one that pulls images. Their times are those of the Go client's calls; a process's is from Run to the
 // answer of Wait. It ends non-zero where gardend misses a bar, and leaves nothing behind. GARDEND_BIN names the program.
 package main
 
@@ -72,6 +72,10 @@ func run(rounds, live int) (missed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	base, err := rootfs.Tar()
+	if err != nil {
+		return false, err
+	}
 	b := &bench{root: filepath.Join(folder, "root"), privileged: rootfs.Folder()}
 	if err := rootfs.Copy(b.root, harness.MappedRoot); err != nil {
 		return false, err
@@ -104,6 +108,7 @@ func run(rounds, live int) (missed bool, err error) {
 		func() error { return b.files(cold, 12) },
 		func() error { return b.limited(cold, rounds) },
 		func() error { return b.networked(cold, warm, alone, rounds) },
+		func() error { return b.pulls(folder, base, max(1, rounds/6)) },
 		func() error { return b.crowd("8 clients create 100, pool 0", cold, 8, 100) },
 		func() error { return b.crowd("8 clients create 12, out of a pool of 12", warm, 8, 12) },
 		func() error { return b.manyLive(cold, live, rounds) },

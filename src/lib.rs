@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+mod docker_config;
 #[cfg(target_os = "linux")]
 pub mod garden;
 pub mod net;

@@ -144,6 +144,12 @@ fn what_is_in_use_outlives_every_collection_of_containerds_and_the_loss_of_its_n
         let images = world.gardend("one", Options::default());
         let layers = images.layers(&used).await.unwrap();
         assert!(layers[0].join("noise").is_file() && layers[1].join("shared").is_file());
+        // It is told of, though nothing names it.
+        let seen = images.list(&user_of(&used)).await.unwrap();
+        let seen: Vec<_> = seen.iter().map(|one| (names(std::slice::from_ref(one)), &one.digest, one.in_use)).collect();
+        assert_eq!(seen, [(vec![], &used.digest, true)]);
+        assert_eq!(images.surplus(Collect::Unused, &user_of(&used)).await.unwrap(), []);
+        assert_eq!(images.surplus(Collect::Surplus, &nobody).await.unwrap()[0].digest, used.digest);
         images.collect(Collect::Surplus, &user_of(&used)).await.unwrap();
         assert!(layers[0].join("noise").is_file());
 

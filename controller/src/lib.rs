@@ -47,6 +47,7 @@ pub use addresses::{AddressError, Asked};
 pub use attachment::{Attachment, Output};
 pub use error::Error;
 pub use files::Transfer;
+pub use images::KnownImage;
 pub use ledger::{Ledger, LedgerError};
 pub use measure::Figures;
 pub use network::{MAX_PORTS_IN, MAX_RULES_OUT};

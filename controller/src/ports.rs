@@ -129,7 +129,8 @@ pub struct Pulled {
 /// An image that is on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSeen {
-    /// By what names, as containerd's tools show them.
+    /// By what names, as containerd's tools show them. None where its name was taken away, or moved
+    /// to another image, while it is in use.
     pub names: Vec<String>,
     /// Of its manifest.
     pub digest: ImageDigest,
@@ -144,10 +145,25 @@ pub struct ImageSeen {
 /// Which images nobody needs any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collect {
+    /// As surplus, by somebody who asks again and again: not more often than is of use.
+    Routine,
     /// Those beyond the age and the space that the node's options allow, oldest first.
     Surplus,
     /// All that nobody uses.
     Unused,
+}
+
+/// How far a pull is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Bytes of layers, packed, that are on the node.
+    pub bytes: u64,
+    /// Of so many; 0 until that is known.
+    pub total: u64,
+    /// Layers in all.
+    pub layers: u64,
+    /// Layers that are unpacked.
+    pub unpacked: u64,
 }
 
 /// Asked at the instant of a decision: the manifests, and the chains of layers, of all images that
@@ -175,6 +191,12 @@ pub trait Images: Send + Sync {
 
     /// Removes images that nobody uses; answers which. What is in use stays, whatever is asked.
     async fn collect(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError>;
+
+    /// What [`Images::collect`] would remove now.
+    async fn surplus(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError>;
+
+    /// How far the pull of this image is, where one is under way.
+    fn pulling(&self, reference: &ImageReference) -> Option<PullProgress>;
 }
 
 /// A process as its init knows it.

@@ -5,11 +5,11 @@ mod common;
 use common::{Machine, command, handles, request};
 use gardend_controller::Error;
 use gardend_controller::fake::{Call, Fault};
-use gardend_controller::ports::NodeErrorKind;
+use gardend_controller::ports::{Collect, NodeErrorKind};
 use gardend_controller::record::{
-    ContainerSpec, CreateRequest, ImageCredentials, ProcessImage, ProcessSpec, RootfsSource, Stage,
+    ContainerSpec, CreateRequest, ImageCredentials, ProcessId, ProcessImage, ProcessSpec, RootfsSource, Stage,
 };
-use gardend_controller::{Controller, Options};
+use gardend_controller::{Controller, KnownImage, Options};
 use std::time::Duration;
 
 fn of_image(handle: &str, reference: &str) -> CreateRequest {
@@ -69,7 +69,7 @@ fn a_process_whose_image_is_not_there_is_not_started_and_its_id_is_free() {
     machine.life(async |gardend| {
         gardend.create(request("c")).await.unwrap();
         let mut asked = process_of_image("docker://missing.example/x");
-        asked.id = Some(gardend_controller::record::ProcessId::new("p").unwrap());
+        asked.id = Some(ProcessId::new("p").unwrap());
         let error = gardend.run("c", asked.clone()).await.err().unwrap().to_string();
         assert!(error.contains("pulling its image failed: docker://missing.example/x: manifest unknown"), "{error}");
         assert_eq!(machine.fake.spawned(), 0);
@@ -164,7 +164,8 @@ fn a_place_is_made_again_of_the_same_image_without_a_pull() {
 }
 
 async fn images_after_a_prune(machine: &Machine, gardend: &Controller) -> Vec<String> {
-    gardend.prune_images().await.unwrap();
+    let would = gardend.prunable_images(Collect::Unused).await.unwrap();
+    assert_eq!(gardend.prune_images(Collect::Unused).await.unwrap(), would);
     machine.fake.images()
 }
 
@@ -174,9 +175,17 @@ fn images_that_something_uses_stay_and_others_go_by_request() {
     machine.life(async |gardend| {
         gardend.pull_image(&"docker:///unused".parse().unwrap(), None).await.unwrap();
         gardend.create(of_image("c", "docker:///busybox")).await.unwrap();
-        gardend.run("c", process_of_image("docker:///alpine")).await.unwrap();
-        let used: Vec<_> = gardend.images().await.unwrap().iter().map(|image| image.in_use).collect();
-        assert_eq!(used.iter().filter(|used| **used).count(), 2);
+        let process = ProcessSpec { id: Some(ProcessId::new("p").unwrap()), ..process_of_image("docker:///alpine") };
+        gardend.run("c", process).await.unwrap();
+        let images = gardend.images().await.unwrap();
+        let users = |image: &KnownImage| (image.seen.names.join(" "), image.seen.in_use, image.users.join(" "));
+        let mut users: Vec<_> = images.iter().map(users).collect();
+        users.sort();
+        let expected = |name: &str, used, by: &str| (format!("docker.io/library/{name}:latest"), used, by.to_owned());
+        assert_eq!(
+            users,
+            [expected("alpine", true, "c/p"), expected("busybox", true, "c"), expected("unused", false, "")]
+        );
         let kept = ["docker.io/library/alpine:latest", "docker.io/library/busybox:latest"];
         assert_eq!(images_after_a_prune(&machine, &gardend).await, kept);
     });

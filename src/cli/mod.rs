@@ -2,7 +2,7 @@
 //!
 //! Owns what people type and see: arguments, tables and JSON, colours, the local terminal, exit
 //! statuses. Everything a client command does goes through [`client`], over Garden's API, as any
-//! other client's would. `serve` and `check` are only parsed here; `main.rs` carries them out.
+//! other client's would; what Garden has no calls for, over gardend's own beside it. `serve` and `check` are only parsed here; `main.rs` carries them out.
 //!
 //! Exit statuses: 0; 1 where a command failed; 2 where its arguments make no sense. `run`,
 //! `shell` and `attach` exit as their process did, or with 125 where gardend or this client
@@ -18,6 +18,7 @@ mod cp;
 mod create;
 mod feed;
 mod flags;
+mod images;
 mod info;
 mod limits;
 mod local;
@@ -30,6 +31,7 @@ mod ports;
 mod props;
 mod proxy;
 mod ps;
+mod pull;
 mod reference;
 mod rm;
 mod run;
@@ -56,7 +58,9 @@ use std::process::ExitCode;
 /// A Garden server for containerd nodes, and a client of one
 #[derive(Debug, Parser)]
 #[command(name = "gardend", version = version(), max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Colours follow the terminal and NO_COLOR. Client commands speak to any Garden server.")]
+#[command(
+    after_help = "Colours follow the terminal and NO_COLOR. Client commands speak to any Garden server; images, pull and prune to a gardend."
+)]
 pub struct Cli {
     /// What every client command shares.
     #[command(flatten)]
@@ -204,6 +208,12 @@ pub enum ClientCommand {
     /// Destroy containers
     #[command(visible_alias = "destroy")]
     Rm(rm::RmArgs),
+    /// List the images that are on the node
+    Images(images::ImagesArgs),
+    /// Pull an image onto the node
+    Pull(pull::PullArgs),
+    /// Remove images that nothing uses
+    Prune(images::PruneArgs),
     /// Pass connections on to a server, for clients that cannot reach it themselves
     Proxy(proxy::ProxyArgs),
 }
@@ -279,6 +289,9 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Props(args) => props::props(&context, args).await,
         ClientCommand::Stop(args) => stop::stop(&context, args).await,
         ClientCommand::Rm(args) => rm::rm(&context, args).await,
+        ClientCommand::Images(args) => images::images(&context, args).await,
+        ClientCommand::Pull(args) => pull::pull(&context, args).await,
+        ClientCommand::Prune(args) => images::prune(&context, args).await,
         ClientCommand::Proxy(args) => proxy::proxy(&context.ui, args, credentials).await,
     };
     result.unwrap_or_else(|failure| failure.report())

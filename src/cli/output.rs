@@ -32,6 +32,7 @@ impl Tone {
 }
 
 /// One cell of a table.
+#[derive(Clone)]
 pub(super) struct Cell {
     text: String,
     tone: Tone,

@@ -105,7 +105,7 @@ fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
     response
 }
 
-fn json_line(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json_line(value: &impl Serialize) -> Vec<u8> {
     // What we answer is structs, strings, numbers and maps with string keys: it always has a form.
     let mut line = serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec());
     line.push(b'\n');

@@ -1,11 +1,11 @@
-//! Every call of Garden's API and where it is answered.
+//! Every call of Garden's API, and those of gardend's own (`/gardend/v1`), and where it is answered.
 //!
 //! Routes are found on the path as it was sent, still encoded. Go's client puts names into paths
 //! as they are, so a property's key may bring slashes of its own: it is all that is left.
 
 use super::Garden;
 use super::answer::Refusal;
-use super::calls::{containers, files, limits, metrics, network, processes, properties, server};
+use super::calls::{containers, files, images, limits, metrics, network, processes, properties, server};
 use super::names::Names;
 use super::who::known;
 use axum::Router;
@@ -53,6 +53,10 @@ pub(super) fn router(garden: Garden) -> Router {
             get(properties::one).put(properties::set).delete(properties::remove),
         )
         .route("/containers/{handle}/metrics", get(metrics::metrics))
+        // Ours, and not Garden's.
+        .route("/gardend/v1/images", get(images::list))
+        .route("/gardend/v1/images/pull", post(images::pull))
+        .route("/gardend/v1/images/prune", post(images::prune))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         // The one that was added last is asked first.

@@ -202,6 +202,7 @@ impl Shared {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let spec: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         match (method.as_str(), parts.as_slice()) {
+            ("POST", ["gardend", "v1", "images", "pull"]) => pull_image(&mut writer, &spec).await,
             ("POST", ["containers", handle, "processes"]) => match self.start(handle, spec).await {
                 Ok(id) => self.hijack(reader, writer, &id, "201 Created").await,
                 Err(error) => answer(&mut writer, Err(error)).await,
@@ -253,6 +254,12 @@ impl Shared {
                 Some(words) => Err(error("UnrecoverableError", &words)),
                 None => Ok(json!({})),
             },
+            ("GET", ["gardend", "v1", "images"]) => Ok(json!({ "images": [image("web", true), image("old", false)] })),
+            ("POST", ["gardend", "v1", "images", "prune"]) => {
+                let web = json!({ "names": [], "digest": "sha256:abc", "bytes": 1024 });
+                let all = spec["all"].as_bool() == Some(true);
+                Ok(json!({ "images": if all { vec![image("old", false), web] } else { vec![image("old", false)] } }))
+            }
             ("POST", ["containers"]) => self.create(spec),
             ("GET", ["containers"]) => {
                 let containers = self.containers.lock().unwrap();
@@ -700,6 +707,41 @@ fn metrics(handle: &str, look: u64) -> Value {
         "NetworkStat": if handle == "web" { json!({"RxBytes": 2048, "TxBytes": 100}) } else { Value::Null },
         "Age": 1, "CPUEntitlement": 1,
     })
+}
+
+fn image(name: &str, in_use: bool) -> Value {
+    let users: &[&str] = if in_use { &["a", "b/shell"] } else { &[] };
+    json!({
+        "names": [format!("docker.io/library/{name}:latest")], "digest": format!("sha256:{}", "1a".repeat(32)),
+        "bytes": 5 << 20, "last_used": "2020-01-01T00:00:00Z", "in_use": in_use, "used_by": users,
+    })
+}
+
+/// What becomes of it is in the image's name.
+async fn pull_image(writer: &mut OwnedWriteHalf, spec: &Value) {
+    let uri = spec["uri"].as_str().unwrap_or_default();
+    if uri.contains("refused") {
+        return answer(writer, Err(error("", &format!("{uri}: registry.example refuses: authentication required"))))
+            .await;
+    }
+    let progress =
+        |bytes: u64| json!({"progress": {"bytes": bytes, "total": 4 << 20, "layers": 3, "unpacked": bytes >> 20}});
+    let end = match () {
+        () if uri.contains("breaks") => {
+            json!({"error": error("ServiceUnavailableError", "registry.example: the connection broke")})
+        }
+        () if uri.contains("hangs-up") => json!({"progress": null}),
+        () => json!({"pulled": {
+            "name": "docker.io/library/app:1", "digest": "sha256:1a1a", "bytes": 9 << 20,
+            "fetched": if uri.contains("there") { 0 } else { 4 << 20 },
+        }}),
+    };
+    let _ =
+        writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n").await;
+    for line in [json!({"progress": null}), progress(1 << 20), progress(4 << 20), end] {
+        let _ = writer.write_all(format!("{line}\n").as_bytes()).await;
+    }
+    let _ = writer.shutdown().await;
 }
 
 async fn answer(writer: &mut OwnedWriteHalf, result: Result<Value, Value>) {

@@ -1,6 +1,7 @@
 package garden_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -316,6 +317,52 @@ func TestPullsThatGoWrong(t *testing.T) {
 			return nil
 		})
 		p.nothingHalfMade(t)
+	})
+	behaviour(t, "a pull tells how far it is, in the container's events and to who asked for it, until it has come", func(t *testing.T) {
+		p, image, layer := fresh(t)
+		slow := newSlowly()
+		p.fake.Misbehave(slow.hold(layer))
+		asked := p.ofFake("tests/x")
+		created := make(chan error, 1)
+		go func() { _, err := p.gard.Create(asked); created <- err }()
+		<-slow.begun
+		answer, err := http.Post("http://"+p.server.Address+"/gardend/v1/images/pull", "application/json",
+			strings.NewReader(fmt.Sprintf(`{"uri":%q}`, asked.Image.URI)))
+		must(t, err)
+		defer answer.Body.Close()
+		lines := bufio.NewScanner(answer.Body)
+		size := len(image.Blobs[0].Data) + len(image.Blobs[1].Data)
+		progress := fmt.Sprintf(`{"progress":{"bytes":%d,"total":%d,"layers":2,"unpacked":1}}`, len(image.Blobs[0].Data), size)
+		for lines.Scan() && lines.Text() != progress {
+		}
+		equal(t, "the line that was waited for", lines.Text(), progress)
+		var events []string
+		eventually(t, patience, func() error {
+			info, err := p.gard.BulkInfo([]string{asked.Handle})
+			if err != nil {
+				return err
+			}
+			events = info[asked.Handle].Info.Events
+			if !strings.Contains(strings.Join(events, "\n"), "pulling "+asked.Image.URI) {
+				return fmt.Errorf("events %q", events)
+			}
+			return nil
+		})
+		close(slow.goOn)
+		must(t, <-created)
+		last := ""
+		for lines.Scan() {
+			last = lines.Text()
+		}
+		holds(t, last, `"pulled"`, image.Manifest.Digest())
+		info, err := p.gard.BulkInfo([]string{asked.Handle})
+		must(t, err)
+		told := strings.Join(info[asked.Handle].Info.Events, "\n")
+		holds(t, told, "was pulled")
+		if strings.Contains(told, "pulling ") {
+			t.Fatalf("it is told of as if it were going on: %q", told)
+		}
+		must(t, p.gard.Destroy(asked.Handle))
 	})
 	behaviour(t, "a kill of gardend during a pull leaves nothing that the next one does not use or clean", func(t *testing.T) {
 		p, _, layer := fresh(t)

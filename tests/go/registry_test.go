@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -143,6 +144,7 @@ func TestImages(t *testing.T) {
 	p := withRegistries(t)
 	t.Run("of a registry", func(t *testing.T) { imagesOfARegistry(t, p) })
 	t.Run("in kind", func(t *testing.T) { kindsOfImages(t, p) })
+	t.Run("by the command line", func(t *testing.T) { imagesByTheCommandLine(t, p) })
 	t.Run("of a process", func(t *testing.T) { imagesOfProcesses(t, p) })
 	p.nothingHalfMade(t)
 }
@@ -396,6 +398,60 @@ func kindsOfImages(t *testing.T, p *pulled) {
 			_, err := p.gard.Create(p.ofFake(repository))
 			refused(t, err, "pulling its image failed", repository, name)
 		}
+	})
+}
+
+// command runs the command line against the server, with docker's configuration in a folder.
+func (p *pulled) command(t *testing.T, config string, arguments ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	binary, err := harness.Binary()
+	must(t, err)
+	command := exec.Command(binary, append([]string{"--target", p.server.Address}, arguments...)...)
+	command.Env = append(os.Environ(), "DOCKER_CONFIG="+config)
+	var out, said bytes.Buffer
+	command.Stdout, command.Stderr = &out, &said
+	err = command.Run()
+	return out.String(), said.String(), err
+}
+
+func imagesByTheCommandLine(t *testing.T, p *pulled) {
+	behaviour(t, "the command line pulls an image, tells how far it is and who uses it, and what a prune would take", func(t *testing.T) {
+		image := p.marked(unique("by hand"))
+		p.push("tests/by-hand", "1", image)
+		name := p.real.Host + "/tests/by-hand:1"
+		config := folder(t)
+		_, said, err := p.command(t, config, "pull", name)
+		if err == nil {
+			t.Fatal("it was pulled without a password")
+		}
+		holds(t, said, "refuses")
+		text := fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, p.real.Host, harness.RegistryUser, harness.RegistryPassword)
+		must(t, os.WriteFile(filepath.Join(config, "config.json"), []byte(text), 0o600))
+		for _, words := range []string{"pulled ", "it was there already"} {
+			shown, said, err := p.command(t, config, "pull", name)
+			must(t, err)
+			equal(t, "what was pulled", shown, name+" "+image.Manifest.Digest()+"\n")
+			holds(t, said, words)
+		}
+		would, _, err := p.command(t, config, "prune", "--all", "--dry-run")
+		must(t, err)
+		holds(t, would, name)
+		asked := p.ofReal("tests/by-hand:1")
+		p.create(t, asked)
+		listed, _, err := p.command(t, config, "images")
+		must(t, err)
+		for line := range strings.Lines(listed) {
+			if strings.HasPrefix(line, name+" ") {
+				holds(t, line, image.Manifest.Digest()[7:19], "now", asked.Handle)
+				would, _, err = p.command(t, config, "prune", "--all", "--dry-run")
+				must(t, err)
+				if strings.Contains(would, name) {
+					t.Fatalf("it is in use, and would be removed: %s", would)
+				}
+				return
+			}
+		}
+		t.Fatalf("it is not listed: %s", listed)
 	})
 }
 

@@ -3,7 +3,7 @@
 use super::Call;
 use super::ports::Life;
 use super::world::World;
-use crate::ports::{Collect, ImageSeen, Images, InUse, NodeError, NodeErrorKind, Pulled};
+use crate::ports::{Collect, ImageSeen, Images, InUse, NodeError, NodeErrorKind, PullProgress, Pulled};
 use crate::record::{ImageCredentials, ImageDigest, ImageLocation, ImageReference, ResolvedImage};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -62,13 +62,23 @@ impl Images for Life {
     /// Nothing is ever too old or too much here.
     async fn collect(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError> {
         self.plain(Call::Collect, |_| Ok(())).await?;
-        if which == Collect::Surplus {
+        let unused = self.surplus(which, in_use).await?;
+        self.world().images.retain(|name, _| !unused.iter().any(|image| image.names.contains(name)));
+        Ok(unused)
+    }
+
+    async fn surplus(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError> {
+        if which != Collect::Unused {
             return Ok(Vec::new());
         }
         let mut unused = self.images_seen(in_use);
         unused.retain(|image| !image.in_use);
-        self.world().images.retain(|name, _| !unused.iter().any(|image| image.names.contains(name)));
         Ok(unused)
+    }
+
+    /// Pulls take no time here.
+    fn pulling(&self, _: &ImageReference) -> Option<PullProgress> {
+        None
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod error;
 mod files;
+mod images;
 mod process;
 mod target;
 mod transport;
@@ -18,6 +19,7 @@ pub use crate::net::secure::Credentials;
 pub(crate) use error::io_reason;
 pub use error::{ClientError, GardenError, GardenErrorKind};
 pub use files::{Pieces, TarStream};
+pub use images::{Image, PruneMode, PruneScope, Pull, PullNews, PullProgress, PullRequest, PulledImage};
 pub use process::{Finished, Output, Outputs, Process, ProcessInput, ProcessOutcome};
 pub use target::{Target, TargetError};
 pub(super) use transport::dial;

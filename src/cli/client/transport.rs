@@ -183,7 +183,8 @@ impl Answer {
 pub(super) async fn receive_stream(target: &Target, request: Request) -> Result<Answer, ClientError> {
     let (what, deadline) = (request.what(), request.deadline);
     let beginning = async {
-        let answer = begin(target, &request, Full::<Bytes>::default(), &what).await?;
+        let body = Full::new(request.body.clone().unwrap_or_default());
+        let answer = begin(target, &request, body, &what).await?;
         match answer.status.is_success() {
             true => Ok(answer),
             false => Err(answer.refusal().await),

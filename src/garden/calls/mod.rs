@@ -2,6 +2,7 @@
 
 pub(super) mod containers;
 pub(super) mod files;
+pub(super) mod images;
 pub(super) mod limits;
 pub(super) mod metrics;
 pub(super) mod network;

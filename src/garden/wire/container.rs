@@ -31,7 +31,7 @@ pub(crate) struct ContainerSpec {
 /// Its user name and password serve the pull of an image alone and are kept nowhere.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct ImageRef {
+pub(crate) struct ImageRef {
     pub(super) uri: String,
     username: String,
     password: String,

@@ -4,6 +4,7 @@
 mod answers;
 mod container;
 mod error;
+mod images;
 pub(crate) mod json;
 mod limits;
 mod metrics;
@@ -12,8 +13,9 @@ mod payload;
 mod process;
 
 pub(crate) use answers::*;
-pub(crate) use container::{ContainerSpec, grace_time};
+pub(crate) use container::{ContainerSpec, ImageRef, grace_time};
 pub(crate) use error::GardenError;
+pub(crate) use images::{Images, Prune, PullLine, PulledImage, pull};
 pub(crate) use limits::{BandwidthLimits, CpuLimits, DiskLimits, MemoryLimits};
 pub(crate) use metrics::{Metrics, MetricsEntry};
 pub(crate) use network::{Mapped, NetIn, NetOutRule};

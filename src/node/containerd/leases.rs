@@ -22,6 +22,15 @@ pub(crate) enum Collection {
     Now,
 }
 
+/// A lease that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// Unique in the namespace.
+    pub id: String,
+    /// What is written on it.
+    pub labels: HashMap<String, String>,
+}
+
 impl Connection {
     /// Makes a lease. One that is there is left as it is.
     pub(crate) async fn create_lease(
@@ -72,12 +81,12 @@ impl Connection {
         }
     }
 
-    /// The ids of all leases of our namespace whose label has this value.
-    pub(crate) async fn leases(&self, label: &str, value: &str) -> Result<Vec<String>, CallError> {
+    /// All leases of our namespace whose label has this value.
+    pub(crate) async fn leases(&self, label: &str, value: &str) -> Result<Vec<Lease>, CallError> {
         let filters = vec![format!("labels.\"{label}\"==\"{value}\"")];
         let request = self.request(ListRequest { filters }, QUICK);
         let mut client = LeasesClient::new(self.channel());
         let listed = self.call(QUICK, || format!("list leases labelled {label}={value}"), client.list(request)).await?;
-        Ok(listed.leases.into_iter().map(|lease| lease.id).collect())
+        Ok(listed.leases.into_iter().map(|lease| Lease { id: lease.id, labels: lease.labels }).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! The port of images, of a node that has none: there is no root that an image could be.
 
 use async_trait::async_trait;
-use gardend_controller::ports::{Collect, ImageSeen, Images, InUse, NodeError, NodeErrorKind, Pulled};
+use gardend_controller::ports::{Collect, ImageSeen, Images, InUse, NodeError, NodeErrorKind, PullProgress, Pulled};
 use gardend_controller::record::{ImageCredentials, ImageReference};
 
 /// See the module.
@@ -30,5 +30,13 @@ impl Images for NoImages {
 
     async fn collect(&self, _which: Collect, _in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError> {
         Ok(Vec::new())
+    }
+
+    async fn surplus(&self, _which: Collect, _in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError> {
+        Ok(Vec::new())
+    }
+
+    fn pulling(&self, _image: &ImageReference) -> Option<PullProgress> {
+        None
     }
 }

@@ -15,9 +15,11 @@ use crate::node::containerd::images::Blob;
 use crate::node::containerd::snapshots::{SNAPSHOTTER, Usage};
 use crate::node::containerd::{CallErrorKind, Connection};
 use futures_util::stream::{self, StreamExt};
+use gardend_controller::ports::PullProgress;
 use gardend_controller::record::{ImageDigest, ResolvedImage};
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -36,12 +38,13 @@ pub(super) struct Fetch {
     pub(super) names: Names,
     pub(super) platform: Platform,
     pub(super) turns: Turns,
-    pub(super) source: std::sync::Arc<Source>,
+    pub(super) source: Arc<Source>,
     /// As people know it, for the log.
     pub(super) shown: String,
     /// What was asked for: a manifest or an index.
     pub(super) top: ImageDigest,
     pub(super) lease: String,
+    pub(super) progress: Arc<Progress>,
     pub(super) cancelled: CancellationToken,
 }
 
@@ -84,22 +87,23 @@ impl Fetch {
             self.store(document).await?;
         }
 
-        let progress = Progress::default();
+        let progress = &*self.progress;
         progress.total.store(manifest.layers.iter().map(|layer| layer.size).sum(), Ordering::Relaxed);
+        progress.layers.store(manifest.layers.len() as u64, Ordering::Relaxed);
         tracing::info!(
             image = %self.shown, manifest = %manifest_digest, layers = manifest.layers.len(),
             bytes = progress.total.load(Ordering::Relaxed), "pulling an image"
         );
         let stored = watch::Sender::new(vec![false; manifest.layers.len()]);
         let work = async {
-            let transfer = self.transfer_all(&manifest.layers, &stored, &progress);
-            let unpack = self.unpack_all(&manifest.layers, &config, &chain, &stored, &progress);
+            let transfer = self.transfer_all(&manifest.layers, &stored, progress);
+            let unpack = self.unpack_all(&manifest.layers, &config, &chain, &stored, progress);
             tokio::try_join!(transfer, unpack).map(|((), ())| ())
         };
         tokio::select! {
             // Its parts hear of a cancellation themselves, and tidy up.
             done = work => done?,
-            () = self.tell(&progress, manifest.layers.len()) => {}
+            () = self.tell(progress) => {}
         }
         let usage = self.measure(&chain).await?;
         let top = &documents[0];
@@ -310,15 +314,11 @@ impl Fetch {
     }
 
     /// Says how far it is, until it is dropped.
-    async fn tell(&self, progress: &Progress, layers: usize) {
+    async fn tell(&self, progress: &Progress) {
         loop {
             tokio::time::sleep(TELL).await;
-            let (fetched, unpacked) = (&progress.fetched, &progress.unpacked);
-            tracing::info!(
-                image = %self.shown, fetched = fetched.load(Ordering::Relaxed),
-                of = progress.total.load(Ordering::Relaxed),
-                unpacked = unpacked.load(Ordering::Relaxed), layers, "still pulling an image"
-            );
+            let PullProgress { bytes, total, layers, unpacked } = progress.seen();
+            tracing::info!(image = %self.shown, bytes, of = total, unpacked, layers, "still pulling an image");
         }
     }
 }

@@ -5,7 +5,7 @@ use super::{Inner, names};
 use crate::node::containerd::leases::Collection;
 use crate::node::containerd::snapshots::SNAPSHOTTER;
 use crate::node::containerd::{CallError, NAMESPACE};
-use gardend_controller::record::ImageDigest;
+use gardend_controller::record::{ImageDigest, ResolvedImage};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -19,7 +19,7 @@ impl Inner {
         let settle = async {
             self.connection.ensure_namespace(NAMESPACE).await?;
             let leases = self.connection.leases(names::LEASE, self.names.owner()).await?;
-            for lease in leases.iter().filter(|lease| lease.starts_with(&self.names.pulls())) {
+            for lease in leases.iter().map(|lease| &lease.id).filter(|id| id.starts_with(&self.names.pulls())) {
                 tracing::info!(lease, "what a pull of an earlier gardend left is given up");
                 self.connection.delete_lease(lease, Collection::Later).await?;
             }
@@ -46,8 +46,9 @@ impl Inner {
         }
     }
 
-    /// Sees to it that a chain of layers stays, and tells where they are.
-    pub(super) async fn hold(&self, chain: &ImageDigest) -> Result<Arc<[PathBuf]>, CallError> {
+    /// Sees to it that an image's layers stay, and tells where they are.
+    pub(super) async fn hold(&self, image: &ResolvedImage) -> Result<Arc<[PathBuf]>, CallError> {
+        let chain = &image.chain;
         let known = || self.state().held.get(chain).cloned();
         if let Some(layers) = known() {
             return Ok(layers);
@@ -59,7 +60,10 @@ impl Inner {
             return Ok(layers);
         }
         self.connection.ensure_namespace(NAMESPACE).await?;
-        self.connection.create_lease(&name, self.names.lease_labels(), None).await?;
+        // With what it is written: its name may be taken away, or move to another image.
+        let mut labels = self.names.image_labels(&image.digest, chain, image.bytes, false);
+        labels.extend(self.names.lease_labels());
+        self.connection.create_lease(&name, labels, None).await?;
         // Before it is looked for, so that what is found stays.
         self.connection.hold_snapshot(&name, SNAPSHOTTER, &name).await?;
         match self.connection.view_snapshot(&name, &name, chain.as_str()).await {

@@ -22,6 +22,7 @@ mod hold;
 mod layout;
 mod manifest;
 mod names;
+mod progress;
 mod registry;
 mod source;
 mod transfer;
@@ -35,7 +36,7 @@ use async_trait::async_trait;
 use error::ImageError;
 use fetch::{Fetch, Fetched};
 use flights::Flights;
-use gardend_controller::ports::{Collect, ImageSeen, Images, InUse, NodeError, NodeErrorKind, Pulled};
+use gardend_controller::ports::{Collect, ImageSeen, Images, InUse, NodeError, NodeErrorKind, PullProgress, Pulled};
 use gardend_controller::record::{ImageCredentials, ImageDigest, ImageReference, ImageVersion, ResolvedImage};
 use hold::Pin;
 use manifest::{Config, Document, Platform};
@@ -49,7 +50,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
-use transfer::Turns;
+use transfer::{Progress, Turns};
 
 /// A lease of a pull that nobody ended loses its force after so long.
 const PULL_EXPIRES: Duration = Duration::from_secs(24 * 3600);
@@ -105,6 +106,21 @@ struct State {
     /// When something was last made of a manifest.
     used: HashMap<ImageDigest, SystemTime>,
     collected: Option<Instant>,
+    /// By what they fetch.
+    under_way: HashMap<ImageDigest, Arc<Progress>>,
+    /// What is fetched for those who ask by this name, and how many they are.
+    asked: HashMap<String, (ImageDigest, usize)>,
+}
+
+impl State {
+    fn is_pinned(&self, manifest: &ImageDigest) -> bool {
+        self.pins.get(manifest).is_some_and(|pin| pin.strong_count() > 0)
+    }
+
+    /// Whether an image of these layers is about to be used.
+    fn pins_chain(&self, chain: &ImageDigest) -> bool {
+        self.known.values().any(|image| image.chain == *chain && self.is_pinned(&image.digest))
+    }
 }
 
 impl ImageNode {
@@ -135,7 +151,7 @@ impl ImageNode {
     /// # Errors
     /// Where they are not there any more, or containerd does not answer.
     pub async fn layers(&self, image: &ResolvedImage) -> Result<Arc<[PathBuf]>, NodeError> {
-        self.0.hold(&image.chain).await.map_err(|error| {
+        self.0.hold(image).await.map_err(|error| {
             if error.is_not_found() {
                 let said = format!(
                     "the layers of image {} are gone from containerd; destroy the container and create it again",
@@ -198,7 +214,7 @@ impl Inner {
     /// The name, where it is one of ours.
     async fn written(&self, name: &str) -> Result<Option<(Named, Written)>, CallError> {
         let named = self.connection.image(name).await?;
-        Ok(named.and_then(|named| self.names.read(&named).map(|written| (named, written))))
+        Ok(named.and_then(|named| self.names.read(&named.labels).map(|written| (named, written))))
     }
 
     /// Which image is meant now. Where its registry is away, what anybody may have and is here
@@ -239,6 +255,7 @@ impl Inner {
             tracing::info!(image = %reference, "waiting for a pull that is under way");
         }
         let begin = |cancelled| inner.fetch(shown, name, of, from, cancelled);
+        let _asked = self.ask(reference.name(), &top);
         let landed = self.flights.join(top.clone(), begin).await;
         let landed = landed.unwrap_or_else(|| Err(failed(ImageError::Node("its pull ended in a panic".into()))))?;
         // It may have been fetched by another name.
@@ -255,7 +272,7 @@ impl Inner {
     ) -> Result<Option<Landed>, ImageError> {
         let Some(image) = self.present(top).await? else { return Ok(None) };
         let pin = self.pin(&image.digest).await;
-        match self.hold(&image.chain).await {
+        match self.hold(&image).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {
                 self.state().known.remove(top);
@@ -341,6 +358,7 @@ impl Inner {
         let expires = SystemTime::now() + PULL_EXPIRES;
         let made = self.connection.create_lease(&lease, self.names.lease_labels(), Some(expires)).await;
         made.map_err(|error| failed(error.into()))?;
+        let progress = self.begin_progress(&top);
         let fetch = Fetch {
             connection: self.connection.clone(),
             names: self.names.clone(),
@@ -350,6 +368,7 @@ impl Inner {
             shown: shown.clone(),
             top: top.clone(),
             lease: lease.clone(),
+            progress: progress.progress(),
             // What ends its parts, where one has failed, is not what says that nobody waits.
             cancelled: cancelled.child_token(),
         };
@@ -358,7 +377,7 @@ impl Inner {
             let pin = self.pin(&image.digest).await;
             // Pinned and known: nobody takes its layers away.
             self.state().known.insert(top, image.clone());
-            self.hold(&image.chain).await?;
+            self.hold(&image).await?;
             let labels = self.names.image_labels(&image.digest, &image.chain, image.bytes, source.is_anonymous());
             self.connection.name_image(&Named { name, target, labels }).await?;
             Ok(Landed { image, pin, bytes })
@@ -387,5 +406,13 @@ impl Images for ImageNode {
 
     async fn collect(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError> {
         Ok(self.0.collect(which, in_use).await?)
+    }
+
+    async fn surplus(&self, which: Collect, in_use: InUse<'_>) -> Result<Vec<ImageSeen>, NodeError> {
+        Ok(self.0.surplus(which, in_use).await?)
+    }
+
+    fn pulling(&self, reference: &ImageReference) -> Option<PullProgress> {
+        self.0.pulling(&reference.name())
     }
 }

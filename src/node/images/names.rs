@@ -2,7 +2,6 @@
 //! them.
 
 use crate::node::containerd::OwnerMark;
-use crate::node::containerd::images::Named;
 use crate::node::containerd::labels::{OWNER, hex};
 use gardend_controller::record::ImageDigest;
 use std::collections::HashMap;
@@ -83,7 +82,7 @@ impl Names {
         [(LEASE.to_owned(), self.owner().to_owned())].into()
     }
 
-    /// What an image has written on it.
+    /// What an image has written on it, and the lease that holds it.
     pub(super) fn image_labels(
         &self,
         manifest: &ImageDigest,
@@ -106,9 +105,9 @@ impl Names {
         labels
     }
 
-    /// What is written on an image, where it is ours.
-    pub(super) fn read(&self, named: &Named) -> Option<Written> {
-        let label = |key: &str| named.labels.get(key).map(String::as_str);
+    /// What is written on an image, or on the lease that holds one, where it is ours.
+    pub(super) fn read(&self, labels: &HashMap<String, String>) -> Option<Written> {
+        let label = |key: &str| labels.get(key).map(String::as_str);
         (label(OWNER) == Some(self.owner())).then_some(())?;
         let last_used = label(LAST_USED).and_then(|text| text.parse().ok()).unwrap_or(0);
         Some(Written {

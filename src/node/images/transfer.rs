@@ -10,6 +10,7 @@ use super::source::Source;
 use crate::node::containerd::content::{CHUNK, Opened, Writer};
 use crate::node::containerd::images::Blob;
 use crate::node::containerd::{CallErrorKind, Connection};
+use gardend_controller::ports::PullProgress;
 use gardend_controller::record::ImageDigest;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,10 +47,29 @@ impl Turns {
 pub(crate) struct Progress {
     /// Bytes of layers that came from elsewhere.
     pub(crate) fetched: AtomicU64,
+    /// Bytes of layers that were here before.
+    pub(crate) present: AtomicU64,
     /// Bytes of layers in all.
     pub(crate) total: AtomicU64,
+    /// Layers in all.
+    pub(crate) layers: AtomicU64,
     /// Layers that are unpacked.
     pub(crate) unpacked: AtomicU64,
+}
+
+impl Progress {
+    /// As others are told.
+    pub(crate) fn seen(&self) -> PullProgress {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let total = read(&self.total);
+        PullProgress {
+            // What broke, or was wrong, is fetched once more.
+            bytes: (read(&self.fetched) + read(&self.present)).min(total),
+            total,
+            layers: read(&self.layers),
+            unpacked: read(&self.unpacked),
+        }
+    }
 }
 
 /// Stores one blob.
@@ -93,8 +113,17 @@ impl Transfer<'_> {
     async fn store(&mut self) -> Result<(), ImageError> {
         let mut failures = 0;
         let mut lied = false;
+        let mut first = true;
         loop {
-            let Opened::Missing(mut writer) = self.open().await? else { return Ok(()) };
+            let opened = self.open().await?;
+            if std::mem::take(&mut first) {
+                let present = match &opened {
+                    Opened::There => self.blob.size,
+                    Opened::Missing(writer) => writer.offset,
+                };
+                self.progress.present.fetch_add(present, Ordering::Relaxed);
+            }
+            let Opened::Missing(mut writer) = opened else { return Ok(()) };
             let before = writer.offset;
             match self.fill(&mut writer).await {
                 Ok(()) => {

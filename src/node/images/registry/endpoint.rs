@@ -1,19 +1,11 @@
 //! Where a registry's requests go: its own address, and mirrors of it.
 
+use crate::docker_config::{DOCKER, same_registry};
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of Docker's registry, and the address of it.
-const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
-
-/// Whether two names are one registry's.
-pub(super) fn same_registry(one: &str, other: &str) -> bool {
-    let plain = |host: &str| match host {
-        "index.docker.io" | "registry-1.docker.io" => DOCKER.0.to_owned(),
-        host => host.to_ascii_lowercase(),
-    };
-    plain(one) == plain(other)
-}
+/// The address of Docker's registry, which is not its name.
+const DOCKER_AT: &str = "registry-1.docker.io";
 
 /// How an address is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +31,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// The addresses of a registry itself, the better first.
     pub(super) fn of(host: &str, insecure: &[String]) -> Vec<Self> {
-        let authority = if same_registry(host, DOCKER.0) { DOCKER.1 } else { host };
+        let authority = if same_registry(host, DOCKER) { DOCKER_AT } else { host };
         let at = |security| Self { security, authority: authority.to_owned(), path: String::new() };
         if insecure.iter().any(|name| same_registry(name, host)) {
             // Whether it speaks TLS is found out by trying.

@@ -10,7 +10,6 @@
 //! first, and whatever is wrong with one, the next is asked, the registry itself last.
 
 mod challenge;
-mod docker_config;
 mod endpoint;
 mod error;
 mod options;
@@ -23,7 +22,7 @@ pub(crate) use error::RegistryError;
 pub use options::RegistryOptions;
 
 use super::manifest::{MANIFEST_TYPES, digest_of};
-use docker_config::DockerConfig;
+use crate::docker_config::DockerConfig;
 use endpoint::Endpoint;
 use gardend_controller::record::{ImageCredentials, ImageDigest};
 use request::{Clients, Question};

@@ -1,9 +1,9 @@
-//! A docker configuration file: passwords for registries, written by `docker login`, or by hand.
+//! A docker configuration file: passwords for registries, written by `docker login`, or by hand. The
+//! server has one for its pulls, and the command line one of whoever calls it.
 //!
 //! It is read anew for each pull, so that a password can be changed at any time. Helpers, which
-//! are programs to be run as root, are refused by their names.
+//! are programs to be run, are refused by their names.
 
-use super::endpoint::same_registry;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gardend_controller::record::ImageCredentials;
@@ -27,6 +27,18 @@ struct Entry {
     password: Option<String>,
     identitytoken: Option<String>,
     registrytoken: Option<String>,
+}
+
+/// The name of Docker's registry.
+pub(crate) const DOCKER: &str = "docker.io";
+
+/// Whether two names are one registry's.
+pub(crate) fn same_registry(one: &str, other: &str) -> bool {
+    let plain = |host: &str| match host {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER.to_owned(),
+        host => host.to_ascii_lowercase(),
+    };
+    plain(one) == plain(other)
 }
 
 /// Passwords by registry.
