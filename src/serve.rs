@@ -18,6 +18,7 @@ use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::Managed;
 use gardend::node::containerd::{self, Containerd, Runtime};
+use gardend::node::hooks::Hooked;
 use gardend::node::ids;
 use gardend::node::images::{self, ImageNode};
 use gardend::node::mount::{self, MountNode};
@@ -29,7 +30,7 @@ use gardend::node::process::{self, Images, ProcessNode};
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::observe::Observing;
-use gardend_controller::ports::Network;
+use gardend_controller::ports::{Network, Rootfs};
 use gardend_controller::{Controller, NetworkOptions, Node, Options};
 use prometheus_client::metrics::counter::Counter;
 use std::io::Write;
@@ -184,7 +185,7 @@ async fn on_containerd(
     let together = groups;
     let node = Node {
         sandboxes: sandboxes.clone(),
-        rootfs: Arc::new(rootfs),
+        rootfs: with_hooks(rootfs, config.oci_hooks_dir.as_deref(), folders)?,
         images: Arc::new(images),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
@@ -287,6 +288,12 @@ fn refuse_unfit_node(report: &Report) -> Result<()> {
         return Ok(());
     }
     bail!("this node cannot serve: {}", failures.join("; "))
+}
+
+fn with_hooks(rootfs: MountNode, hooks: Option<&Path>, folders: &Folders) -> Result<Arc<dyn Rootfs>> {
+    let Some(hooks) = hooks else { return Ok(Arc::new(rootfs)) };
+    let hooked = Hooked::new(rootfs, hooks, folders.clone()).map_err(|error| anyhow!("--oci-hooks-dir: {error}"))?;
+    Ok(Arc::new(hooked))
 }
 
 fn network(config: Option<&NetworkConfig>, folders: &Folders, restores: Counter) -> Result<Arc<dyn Network>> {

@@ -64,7 +64,7 @@ if [ "$CNI_COMMAND" = VERSION ]; then
   cat >/dev/null; echo '{{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0","1.1.0"]}}'; exit 0
 fi
 n=$(ls {calls} | wc -l)
-env >"{calls}/$n.env"; cat >"{calls}/$n.$CNI_COMMAND.{name}"
+env >"{calls}/$n.env"; cat >"{calls}/../stdin"; mv "{calls}/../stdin" "{calls}/$n.$CNI_COMMAND.{name}"
 {rest}
 "#
         );
@@ -243,7 +243,7 @@ async fn a_chain_of_ptp_portmap_and_bandwidth_is_all_that_garden_asks_for() {
     assert_eq!(attach(&node, &wanted).await.unwrap(), network.addresses, "it keeps what it has");
     assert_eq!(network.addresses.subnet.to_string(), "10.90.0.0/24");
     assert!(inside.said("ip -o addr show eth0").contains(&network.addresses.address.to_string()));
-    assert!(!inside.run(|| answer(SocketAddr::new(OUTSIDE.into(), 80), SHORT)).is_ok());
+    assert!(inside.run(|| answer(SocketAddr::new(OUTSIDE.into(), 80), SHORT)).is_err());
     network.rules_out.push(to(OUTSIDE));
     ensure(&node, &network).await.unwrap();
     assert_eq!(dial(&inside, OUTSIDE, 80), NODE.to_string());

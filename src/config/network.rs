@@ -168,8 +168,8 @@ impl NetworkArgs {
         }
         let means = match self.network {
             NetworkKind::Cni => NetworkMeans::Cni(CniConfig {
-                conf_dir: self.cni_conf_dir,
-                bin_dirs: self.cni_bin_dir,
+                conf_dir: absolute(self.cni_conf_dir),
+                bin_dirs: self.cni_bin_dir.into_iter().map(absolute).collect(),
                 network: self.cni_network,
                 collects: self.cni_gc,
             }),
@@ -198,6 +198,11 @@ impl NetworkConfig {
         };
         NetworkOptions { addresses, ports: self.ports.clone(), external: self.external.or(own) }
     }
+}
+
+/// Plugins are called in another folder than gardend's.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 fn parse_network(text: &str) -> Result<IpNet, String> {

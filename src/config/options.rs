@@ -170,6 +170,11 @@ pub struct ServeArgs {
     #[schemars(with = "DurationText")]
     request_timeout: Duration,
 
+    /// Folder of OCI hooks (oci-hooks(5)) that every container gets: prestart, createRuntime, poststart, poststop
+    #[arg(long, env = "GARDEND_OCI_HOOKS_DIR", value_name = "DIR")]
+    #[schemars(with = "Option<String>")]
+    oci_hooks_dir: Option<PathBuf>,
+
     /// The filter of system calls of containers without privileges: gardend's own, none, or a file with `linux.seccomp` of OCI
     #[arg(long, help_heading = "Isolation", env = "GARDEND_SECCOMP_PROFILE", value_name = "default|unconfined|PATH", default_value = "default", value_parser = parse_seccomp)]
     #[schemars(with = "String")]
@@ -271,6 +276,8 @@ pub struct ServeConfig {
     pub kube: Option<KubeConfig>,
     /// How long making a container may take.
     pub request_timeout: Duration,
+    /// Where hooks are that every container gets.
+    pub oci_hooks_dir: Option<PathBuf>,
     /// The filter of containers without privileges.
     pub seccomp_profile: SeccompProfile,
     /// What privileged containers are given.
@@ -459,6 +466,7 @@ impl ServeArgs {
             network: self.network.validate()?,
             kube: self.kube.validate(|path| absolute("--kubeconfig", path))?,
             request_timeout: self.request_timeout,
+            oci_hooks_dir: self.oci_hooks_dir.map(|dir| absolute("--oci-hooks-dir", &dir)).transpose()?,
             seccomp_profile: match self.seccomp_profile {
                 SeccompProfile::File(path) => SeccompProfile::File(absolute("--seccomp-profile", &path)?),
                 named => named,

@@ -14,6 +14,8 @@ pub mod disk;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
+pub mod hooks;
+#[cfg(target_os = "linux")]
 pub mod host;
 pub mod ids;
 #[cfg(target_os = "linux")]
@@ -25,6 +27,8 @@ pub mod network;
 pub mod place;
 #[cfg(target_os = "linux")]
 pub mod process;
+#[cfg(target_os = "linux")]
+pub mod program;
 #[cfg(target_os = "linux")]
 pub mod quota;
 pub mod rights;

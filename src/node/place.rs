@@ -8,6 +8,7 @@
 //!     etc/                      hosts, hostname: bind-mounted into the container
 //! <run-dir>/spool/<process>/    output that nobody has read yet
 //! <run-dir>/cni/                network namespaces that plugins are at, and what they write to stderr
+//! <run-dir>/hooks/<container>/  what a container's hooks were told
 //! <run-dir>/containerd/         socket and state of a managed containerd
 //! <state-dir>/ledger.db         the records
 //! <state-dir>/blank/            the rootfs that every blank place shares, by version

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
+const V4: &str = "10.80.0.0/28";
+
 fn pools_of(v4: &str, v6: Option<&str>) -> AddressSource {
     AddressSource::Pools { v4: v4.parse().unwrap(), v6: v6.map(|v6| v6.parse().unwrap()) }
 }

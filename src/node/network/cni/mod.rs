@@ -31,6 +31,7 @@ use crate::node::containerd::labels::OwnerMark;
 use crate::node::place::Folders;
 use async_trait::async_trait;
 use attach::Node;
+use futures_util::{StreamExt, stream};
 use gardend_controller::ports::{AttachWanted, Network, NetworkWanted, NodeError, NodeErrorKind, WantedNow};
 use gardend_controller::record::{Addresses, ContainerUid, RuleOut, SandboxId};
 use prometheus_client::metrics::counter::Counter;
@@ -72,6 +73,9 @@ impl Options {
     /// A container's end is answered within 15 s.
     pub const UNDO_DEADLINE: Duration = Duration::from_secs(10);
 }
+
+/// Containers that are let go of at a time, where many are.
+const AT_ONCE: usize = 8;
 
 /// See the module.
 pub struct CniNode {
@@ -158,19 +162,18 @@ impl CniNode {
     async fn release_others(&self, wanted: WantedNow<'_, Vec<NetworkWanted>>) -> Vec<String> {
         let named = || wanted().into_iter().map(|wanted| wanted.container).collect::<BTreeSet<_>>();
         let there = named();
-        let mut failures = Vec::new();
-        for (container, handle) in self.node.all() {
+        let all = self.node.all().into_iter().filter(|(container, _)| !there.contains(container));
+        let failures = stream::iter(all).map(async |(container, handle)| {
             // What somebody is at is looked at the next time.
-            let Ok(alone) = self.turn_of(&container).try_lock_owned() else { continue };
-            if there.contains(&container) || named().contains(&container) {
-                continue;
+            let alone = self.turn_of(&container).try_lock_owned().ok()?;
+            if named().contains(&container) {
+                return None;
             }
             tracing::info!(%handle, "what is attached and not wanted any more is let go");
-            if let Err(error) = self.let_go(&container, alone).await {
-                failures.push(format!("{handle}: {error}"));
-            }
-        }
-        failures
+            let let_go = self.let_go(&container, alone).await;
+            let_go.err().map(|error| format!("{handle}: {error}"))
+        });
+        failures.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
 
     async fn let_go(&self, container: &ContainerUid, alone: Alone) -> Result<(), NodeError> {

@@ -34,8 +34,7 @@ pub(super) fn kept(name: &Path) -> Option<PathBuf> {
     reason = "not every architecture has it as the same type"
 )]
 fn is_kept(name: &Path) -> bool {
-    const NSFS: i64 = libc::NSFS_MAGIC as i64;
-    rustix::fs::statfs(name).is_ok_and(|system| i64::from(system.f_type) == NSFS)
+    rustix::fs::statfs(name).is_ok_and(|system| system.f_type == libc::NSFS_MAGIC)
 }
 
 /// Takes the name away.

@@ -2,21 +2,21 @@
 //! JSON on its stdout. It has a deadline; at it, its process group is killed.
 //!
 //! What a plugin and its helpers write to stderr goes to a file that is locked (`Turn`). The lock goes
-//! with the descriptor, which they all inherit: who has it knows that nothing is left of an earlier
+//! with the descriptor, which they all inherit: who has the lock knows that nothing is left of an earlier
 //! gardend's call, and finds and ends what is, before it undoes what that did.
 
 use super::config::Plugin;
+use crate::node::program::{self, Heard, Outcome};
 use serde::Deserialize;
 use serde_json::Value;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 /// What a plugin may answer, in bytes.
 const LONGEST_ANSWER: u64 = 1 << 20;
@@ -116,7 +116,7 @@ impl Turn {
         let log = File::options().read(true).append(true).create(true).truncate(false).open(path)?;
         let deadline = Instant::now() + ENDING;
         while rustix::fs::flock(&log, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            end_holders(path, deadline)?;
+            end_holders(&log, path, deadline)?;
         }
         Ok(Self { log })
     }
@@ -137,17 +137,18 @@ impl Turn {
     }
 }
 
-/// Kills who has this file as stderr, and waits for their ends.
-fn end_holders(path: &Path, deadline: Instant) -> io::Result<()> {
+/// Kills who has this file open, and waits for their ends.
+fn end_holders(log: &File, path: &Path, deadline: Instant) -> io::Result<()> {
     let stuck =
         |what: &str| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} is held: {what}", path.display())));
+    let own = log.metadata()?;
     let mut killed = 0;
     for entry in std::fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
         let pid =
             entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(rustix::process::Pid::from_raw);
         let Some(pid) = pid else { continue };
-        let holds = || std::fs::read_link(entry.path().join("fd/2")).is_ok_and(|link| link == path);
+        let holds = || has_open(&entry.path(), &own);
         if pid == rustix::process::getpid() || !holds() {
             continue;
         }
@@ -172,6 +173,14 @@ fn end_holders(path: &Path, deadline: Instant) -> io::Result<()> {
     }
     std::thread::yield_now();
     Ok(())
+}
+
+/// Whether a process has this file open, by whatever name.
+fn has_open(process: &Path, file: &Metadata) -> bool {
+    let same = |seen: Metadata| (seen.dev(), seen.ino()) == (file.dev(), file.ino());
+    let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    // What is closed meanwhile is not open.
+    open.into_iter().any(|entry| std::fs::metadata(entry.path()).is_ok_and(same))
 }
 
 /// Calls a plugin; what it answered, `Null` for nothing.
@@ -214,19 +223,15 @@ async fn run(
             .env("CNI_IFNAME", subject.interface)
             .env("CNI_ARGS", &subject.args);
     }
-    command.current_dir("/").process_group(0).kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(turn.stderr().map_err(Reason::Start)?);
-    let mut child = command.spawn().map_err(Reason::Start)?;
-    let done = tokio::time::timeout(deadline, converse(&mut child, stdin.to_string().into_bytes())).await;
-    let Ok(done) = done else {
-        end(&mut child).await;
-        return Err(Reason::Late(deadline));
+    command.current_dir("/").stderr(turn.stderr().map_err(Reason::Start)?);
+    let input = stdin.to_string().into_bytes();
+    let done =
+        program::run(&mut command, input, Heard::Answer(LONGEST_ANSWER), deadline).await.map_err(Reason::Start)?;
+    let (status, answer) = match done {
+        Outcome::Ended(status, answer) => (status, answer),
+        Outcome::Late => return Err(Reason::Late(deadline)),
+        Outcome::TooLong => return Err(Reason::Long),
     };
-    let (status, answer) = done.map_err(Reason::Start)?;
-    if answer.len() as u64 > LONGEST_ANSWER {
-        end(&mut child).await;
-        return Err(Reason::Long);
-    }
     if !status.success() {
         return Err(failure(status, &answer, &turn.said()));
     }
@@ -234,39 +239,6 @@ async fn run(
         return Ok(Value::Null);
     }
     serde_json::from_slice(&answer).map_err(|error| Reason::Garbage(format!("{error}: {}", shown(&answer))))
-}
-
-/// Writes what it reads, reads what it writes, and waits for its end.
-async fn converse(child: &mut Child, input: Vec<u8>) -> io::Result<(std::process::ExitStatus, Vec<u8>)> {
-    let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let write = async {
-        if let Some(stdin) = &mut stdin {
-            // One that reads nothing says by its answer what it thinks of that.
-            let _ = stdin.write_all(&input).await;
-        }
-        drop(stdin);
-    };
-    let read = async {
-        let mut answer = Vec::new();
-        if let Some(stdout) = stdout {
-            stdout.take(LONGEST_ANSWER + 1).read_to_end(&mut answer).await?;
-        }
-        io::Result::Ok(answer)
-    };
-    let ((), answer, status) = tokio::join!(write, read, child.wait());
-    Ok((status?, answer?))
-}
-
-/// Kills it with all that it started.
-async fn end(child: &mut Child) {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        // It may have ended just now.
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
-    if tokio::time::timeout(ENDING, child.wait()).await.is_err() {
-        tracing::warn!(?pid, "a plugin that was killed does not end");
-    }
 }
 
 /// A failure as plugins tell it.
@@ -284,10 +256,7 @@ fn failure(status: std::process::ExitStatus, answer: &[u8], stderr: &str) -> Rea
         return Reason::Said { code, message: msg, details };
     }
     let said = if answer.iter().all(u8::is_ascii_whitespace) { stderr.to_owned() } else { shown(answer) };
-    let status = match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
-        (Some(code), _) => format!("status {code}"),
-        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
-    };
+    let status = program::ended_with(status);
     Reason::Ended(if said.is_empty() { format!("{status}, without a word") } else { format!("{status}: {said}") })
 }
 
