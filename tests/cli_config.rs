@@ -52,7 +52,7 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file_and_that_before_the_de
         json!({"name": "pool-size", "value": "2", "from": "environment", "variable": "GARDEND_POOL_SIZE"}),
         json!({"name": "listen", "value": ["127.0.0.1:1", "unix:///run/g.sock"], "from": "file", "file": file.path(), "line": 4}),
         json!({"name": "log-level", "value": "debug", "from": "file", "file": file.path(), "line": 5}),
-        json!({"name": "run-dir", "value": "/run/gardend", "from": "default"}),
+        json!({"name": "runtime", "value": "runc", "from": "default"}),
         json!({"name": "default-rootfs", "value": null, "from": "default"}),
     ];
     for option in expected {
