@@ -206,10 +206,12 @@ fn a_create_and_a_run_are_traced_below_the_span_of_who_asked() {
     let answer = call(server.garden.address, "POST", "/containers", &headers, &body);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.to_lowercase().contains("x-request-id: build-7"), "{answer}");
     // What the reconciler did for the request is logged with its name, and with the container's, side by side.
-    let log = server.log_end();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let ready =
-        lines.into_iter().find(|line| line["message"] == "container is ready").expect("a line of the reconciler");
+    // The answer may be there before the line is.
+    let ready = eventually("a line of the reconciler", || {
+        let log = server.log_end();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.find(|line| line["message"] == "container is ready")
+    });
     assert_eq!((&ready["request_id"], &ready["handle"]), (&"build-7".into(), &"traced".into()), "{ready}");
     assert!(ready["timestamp"].is_string() && ready["level"] == "INFO", "{ready}");
     assert_eq!(server.garden.output("traced", "true").expect("a process").0, 0);
