@@ -63,7 +63,7 @@ pub struct Condition {
     #[schemars(regex(pattern = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"), length(max = 128))]
     pub reason: String,
     /// Why, in words for people.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 32768))]
     pub message: String,
     /// Since when the status is what it is.

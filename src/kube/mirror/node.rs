@@ -40,7 +40,7 @@ pub(super) fn status(
             stuck: number(view.stuck),
         }),
         pool: Some(Pool { size: number(view.pool_size), ready: number(view.pool_ready) }),
-        draining: None,
+        draining: Some(false),
         started_at: Some(started_at),
     }
 }
