@@ -1,9 +1,9 @@
 //! A client's side: whom it trusts, and what it shows.
 
-use super::files::{FileError, authorities, certificates, private_key, provider};
+use super::files::{FileError, authorities, certificates, machines_authorities, private_key, provider};
 use super::relay::relay;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,12 +41,7 @@ impl Credentials {
     fn config(&self) -> Result<ClientConfig, FileError> {
         let roots = match &self.authorities {
             Some(path) => authorities(path)?,
-            None => {
-                let mut roots = RootCertStore::empty();
-                // One that cannot be used is one that nobody is trusted by.
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                roots
-            }
+            None => machines_authorities(),
         };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()

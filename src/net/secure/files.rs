@@ -34,10 +34,34 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 /// The authorities in a PEM file.
 pub(super) fn authorities(path: &Path) -> Result<RootCertStore, FileError> {
     let mut store = RootCertStore::empty();
+    add_authorities(&mut store, path)?;
+    Ok(store)
+}
+
+/// Adds the authorities in a PEM file.
+///
+/// # Errors
+/// It cannot be read, or holds none that can be used.
+pub fn add_authorities(store: &mut RootCertStore, path: &Path) -> Result<(), FileError> {
     for certificate in certificates(path)? {
         store.add(certificate).map_err(|error| FileError::new(path, error))?;
     }
-    Ok(store)
+    Ok(())
+}
+
+/// The machine's authorities, or those of SSL_CERT_FILE and SSL_CERT_DIR, as everywhere. One that
+/// cannot be used is one that nobody is trusted by.
+pub fn machines_authorities() -> RootCertStore {
+    let machine = rustls_native_certs::load_native_certs();
+    for error in &machine.errors {
+        tracing::debug!(%error, "a certificate authority of the machine's is not read");
+    }
+    let mut store = RootCertStore::empty();
+    let (_, unusable) = store.add_parsable_certificates(machine.certs);
+    if unusable > 0 {
+        tracing::debug!(unusable, "certificate authorities of the machine's that cannot be used");
+    }
+    store
 }
 
 /// The private key in a PEM file.
@@ -46,7 +70,7 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileErr
 }
 
 /// The implementation of TLS, given by hand, so that nothing depends on a default of the whole process.
-pub(super) fn provider() -> Arc<crypto::CryptoProvider> {
+pub fn provider() -> Arc<crypto::CryptoProvider> {
     Arc::new(crypto::ring::default_provider())
 }
 

@@ -18,6 +18,6 @@ mod server;
 mod tokens;
 
 pub use client::{Credentials, connect};
-pub use files::FileError;
+pub use files::{FileError, add_authorities, machines_authorities, provider};
 pub use server::{Accepted, Identity, Secure, SecureOptions, Verifier};
 pub use tokens::{Tokens, TokensError};

@@ -4,11 +4,11 @@
 //! those of `--registry-ca`. The implementation is rustls with ring, given by hand, so that nothing
 //! depends on a default of the whole process.
 
+use crate::net::secure;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,28 +17,10 @@ use std::sync::Arc;
 /// # Errors
 /// Where such a file cannot be read or holds none, in words.
 pub(super) fn verifying(extra: &[impl AsRef<Path>]) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    let machine = rustls_native_certs::load_native_certs();
-    for error in &machine.errors {
-        tracing::debug!(%error, "a certificate authority of the machine's is not read");
-    }
-    let (_, unusable) = roots.add_parsable_certificates(machine.certs);
-    if unusable > 0 {
-        tracing::debug!(unusable, "certificate authorities of the machine's that cannot be used");
-    }
+    let mut roots = secure::machines_authorities();
     for path in extra {
-        let shown = path.as_ref().display();
-        let wrong = |said: String| format!("--registry-ca {shown}: {said}; name a file of certificates in PEM");
-        let certificates = CertificateDer::pem_file_iter(path.as_ref()).map_err(|error| wrong(error.to_string()))?;
-        let mut found = false;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-            found = true;
-        }
-        if !found {
-            return Err(wrong("holds no certificate".into()));
-        }
+        secure::add_authorities(&mut roots, path.as_ref())
+            .map_err(|error| format!("--registry-ca {error}; name a file of certificates in PEM"))?;
     }
     let builder = builder()?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
@@ -49,12 +31,12 @@ pub(super) fn verifying(extra: &[impl AsRef<Path>]) -> Result<ClientConfig, Stri
 /// # Errors
 /// As [`verifying`].
 pub(super) fn trusting() -> Result<ClientConfig, String> {
-    let verifier = Arc::new(Anybody(Arc::new(ring::default_provider())));
+    let verifier = Arc::new(Anybody(secure::provider()));
     Ok(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = ClientConfig::builder_with_provider(secure::provider());
     builder.with_safe_default_protocol_versions().map_err(|error| format!("TLS cannot be used: {error}"))
 }
 
