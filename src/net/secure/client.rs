@@ -2,15 +2,19 @@
 
 use super::files::{FileError, authorities, certificates, machines_authorities, private_key, provider};
 use super::relay::relay;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-/// What a client has to prove who it is, and to know whom it speaks to: files, read at each connection.
+/// More than a hundred files: read once, and not for each connection of a proxy or of `top`.
+static MACHINES: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| Arc::new(machines_authorities()));
+
+/// What a client has to prove who it is, and to know whom it speaks to: files, read at each connection;
+/// the machine's authorities are read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// Authorities in the place of the machine's. PEM.
@@ -40,8 +44,8 @@ impl Credentials {
 
     fn config(&self) -> Result<ClientConfig, FileError> {
         let roots = match &self.authorities {
-            Some(path) => authorities(path)?,
-            None => machines_authorities(),
+            Some(path) => Arc::new(authorities(path)?),
+            None => MACHINES.clone(),
         };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
