@@ -27,6 +27,7 @@ use gardend::node::network::none::NoNetwork;
 use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
+use gardend::own;
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::observe::Observing;
@@ -42,7 +43,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Serves until told to stop.
 pub async fn serve(sources: Sources) -> Result<()> {
     let file = sources.file().map(Path::to_owned);
-    let config = sources.validate()?;
+    let config = with_own_files(sources.validate()?)?;
     let spans = telemetry::SpanCounts::default();
     let collector = telemetry::collector(config.otlp_endpoint.clone());
     let traces = telemetry::init(&config.log_filter, config.log_format, collector.as_deref(), spans.clone())?;
@@ -111,6 +112,14 @@ pub async fn serve(sources: Sources) -> Result<()> {
     // A managed containerd is left running: it is what the containers' shims report to.
     drop(managed);
     Ok(())
+}
+
+/// The same, with paths by which this thread finds the files of our own.
+fn with_own_files(mut config: ServeConfig) -> Result<ServeConfig> {
+    for (option, path) in config.own_files() {
+        *path = own::file(path).with_context(|| format!("cannot find {option} {}", path.display()))?;
+    }
+    Ok(config)
 }
 
 /// What a backend brings along.
@@ -208,6 +217,7 @@ async fn on_containerd(
 
 /// What a node must have, looked at with the options of `serve`.
 pub async fn check(config: ServeConfig) -> Result<Report> {
+    let config = with_own_files(config)?;
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     if config.backend == Backend::Host {
         return Ok(check::run_on_host(&folders).await);

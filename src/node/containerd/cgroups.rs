@@ -162,7 +162,7 @@ fn is_gone(error: &io::Error) -> bool {
 /// # Errors
 /// Where the mount table cannot be read.
 pub fn hierarchies() -> io::Result<BTreeSet<PathBuf>> {
-    Ok(in_mount_table(&fs::read_to_string("/proc/self/mountinfo")?))
+    Ok(in_mount_table(&fs::read_to_string("/proc/thread-self/mountinfo")?))
 }
 
 fn in_mount_table(table: &str) -> BTreeSet<PathBuf> {
