@@ -16,7 +16,7 @@ use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
-use gardend::node::containerd::managed::Managed;
+use gardend::node::containerd::managed::{self, Managed};
 use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::hooks::Hooked;
 use gardend::node::ids;
@@ -146,7 +146,8 @@ async fn on_containerd(
     }
     let managed = match &config.containerd {
         config::Containerd::Managed { binary } => {
-            Some(Managed::start(&containerd_program(binary.as_deref()), folders).await?)
+            let binary = managed::settle(&containerd_program(binary.as_deref()), folders)?;
+            Some(Managed::start(&binary, folders).await?)
         }
         config::Containerd::Socket(_) => None,
     };
@@ -229,7 +230,10 @@ pub async fn check(config: ServeConfig) -> Result<Report> {
 fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, runtime: Runtime) -> Subject {
     let containerd = match &config.containerd {
         config::Containerd::Managed { binary } => {
-            containerd::Endpoint::Managed { binary: containerd_program(binary.as_deref()) }
+            // Only looked at here, so that a pod's own will do.
+            let named = containerd_program(binary.as_deref());
+            let binary = own::file(&named).unwrap_or(named);
+            containerd::Endpoint::Managed { binary }
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };

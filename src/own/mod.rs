@@ -51,7 +51,7 @@ pub enum EnterError {
 }
 
 /// Does this work on a thread, and on those that it starts, which have the host's mounts and
-/// cgroups. The calling one has to be the main thread, and keeps its own.
+/// cgroups, and System V IPC (what is started there may outlive the pod). The calling one has to be the main thread, and keeps its own.
 ///
 /// # Errors
 /// Where the host's cannot be entered; then nothing of it was done.
@@ -62,10 +62,12 @@ pub fn work_on_host<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Enter
     let enter = || {
         let refused = |path| move |source| EnterError::Refused { path, source };
         sys::unshare_working_folder().map_err(refused(MOUNTS))?;
-        // Mounts last: they decide where the other file is.
-        for (path, kind) in
-            [("/proc/1/ns/cgroup", LinkNameSpaceType::ControlGroup), ("/proc/1/ns/mnt", LinkNameSpaceType::Mount)]
-        {
+        // Mounts last: they decide where the other files are.
+        for (path, kind) in [
+            ("/proc/1/ns/cgroup", LinkNameSpaceType::ControlGroup),
+            ("/proc/1/ns/ipc", LinkNameSpaceType::InterProcessCommunication),
+            ("/proc/1/ns/mnt", LinkNameSpaceType::Mount),
+        ] {
             let namespace = File::open(path).map_err(refused(path))?;
             let entered = move_into_link_name_space(namespace.as_fd(), Some(kind));
             entered.map_err(|error| refused(path)(error.into()))?;
