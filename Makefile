@@ -27,7 +27,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-kube test-go test-v2 lint macos bench soak crds docs setup tools FORCE
+.PHONY: run build test test-rust test-kube test-cluster test-go test-v2 lint macos bench soak crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -45,7 +45,7 @@ tools: setup
 	@scripts/build-tools.sh >/dev/null
 
 # One after the other: what one leaves behind is counted, and the machine has to be its own.
-test: test-rust test-kube test-go test-v2
+test: test-rust test-kube test-cluster test-go test-v2
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
@@ -54,6 +54,10 @@ test-rust: tools
 # Custom resources and their mirror, on a real API server.
 test-kube: setup
 	scripts/test-kube.sh
+
+# gardend in a pod, installed by helm on a real cluster of one node.
+test-cluster: tools
+	scripts/test-cluster.sh
 
 test-go: tools go.work
 	cargo build --locked --bin gardend
@@ -75,11 +79,11 @@ go.work: FORCE
 lint: setup go.work
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test kube -- -D warnings
+	cargo clippy --locked --test kube --test cluster -- -D warnings
 	scripts/check-dependencies.sh
 	scripts/check-go.sh
 	scripts/generate-docs.sh --check
-	for script in scripts/*.sh tests/kube/*.sh tests/kube/tools/*.sh .ci/run; do bash -n "$$script"; done
+	for script in scripts/*.sh tests/kube/*.sh tests/kube/tools/*.sh tests/cluster/*.sh .ci/run; do bash -n "$$script"; done
 
 # Beside `make lint`, since it takes minutes where nothing is compiled yet.
 macos:
