@@ -4,6 +4,7 @@
 # make bench  what a Garden client waits for, beside the bare containerd's own cost
 # make soak   the kills of tests/faults a thousand times over
 # make macos  what compiles for macOS does so, without a Mac
+# make image  gardend as a container image, build/gardend-image.tar
 # make crds   the custom resource definitions, printed anew into crds/
 # make docs   docs/configuration.md and its schema, printed anew from the options
 SHELL := /bin/bash
@@ -17,6 +18,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 GARDEN_CLIENT ?= ../shared/garden-client
 # Where `make run` serves.
 LISTEN ?= 127.0.0.1:7777
+# What `make image` names its image.
+IMAGE ?= localhost/gardend:dev
 # Pairs of a containerd and a runtime: Debian's 1.6 and the pinned 2.x. The first gets every Go test.
 PAIRS ?= pinned:runc debian:crun debian:runc pinned:crun
 
@@ -27,7 +30,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-kube test-cluster test-go test-v2 lint macos bench soak crds docs setup tools FORCE
+.PHONY: run build test test-rust test-kube test-cluster test-go test-v2 lint macos bench soak image crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -88,6 +91,9 @@ lint: setup go.work
 # Beside `make lint`, since it takes minutes where nothing is compiled yet.
 macos:
 	scripts/check-macos.sh
+
+image: setup build
+	scripts/image.sh "$(TARGET)/release/gardend" $(IMAGE)
 
 bench: tools go.work
 	cargo bench --locked --quiet --package gardend-controller --bench plan

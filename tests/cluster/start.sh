@@ -121,8 +121,8 @@ done
 mkdir -p $state/pause/bin
 cp "$(command -v busybox)" $state/pause/bin/busybox
 for name in sh sleep cat; do ln -s busybox $state/pause/bin/$name; done
-"$here/make-image.py" $state/pause localhost/pause:1 $state/pause.tar /bin/sleep 2147483647
-"$here/make-image.py" $state/pause localhost/busybox:1 $state/busybox.tar /bin/sh
+"$here/../../scripts/image/pack.py" --layer $state/pause --name localhost/pause:1 --out $state/pause.tar /bin/sleep 2147483647
+"$here/../../scripts/image/pack.py" --layer $state/pause --name localhost/busybox:1 --out $state/busybox.tar /bin/sh
 for name in pause busybox; do ctr images import $state/$name.tar || give_up ctr "containerd does not take an image"; done
 
 cat >$state/kubelet.yaml <<Y
