@@ -2,8 +2,8 @@
 
 use crate::cluster::{Cluster, PATIENCE, done, eventually, source};
 use serde_json::Value;
-use std::path::PathBuf;
 use std::process::Output;
+use std::sync::LazyLock;
 
 /// Where the release is.
 pub const NAMESPACE: &str = "gardend";
@@ -24,22 +24,17 @@ pub struct GardendPod {
     pub image: String,
 }
 
-fn chart() -> PathBuf {
-    std::env::var_os("GARDEND_CLUSTER_CHART").map_or_else(|| source("charts/gardend"), PathBuf::from)
-}
-
 impl<'a> Release<'a> {
-    /// The chart with its own values, but for the image's policy (there is no registry) and these.
+    /// The chart with these values.
     pub fn install(cluster: &'a Cluster, values: &[&str]) -> Self {
         let release = Self { cluster };
         release.bring_images();
-        release
-            .helm(&[&["install"], release.arguments(&[]).as_slice(), &["--create-namespace"], &sets(values)].concat());
+        release.helm(&[&["install"], Self::arguments().as_slice(), &["--create-namespace"], &sets(values)].concat());
         release
     }
 
     pub fn upgrade(&self, values: &[&str]) {
-        self.helm(&[&["upgrade"], self.arguments(&[]).as_slice(), &sets(values)].concat());
+        self.helm(&[&["upgrade"], Self::arguments().as_slice(), &sets(values)].concat());
     }
 
     pub fn rollback(&self) {
@@ -55,10 +50,15 @@ impl<'a> Release<'a> {
         self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=90s"]);
     }
 
-    fn arguments(&self, more: &[&'static str]) -> Vec<&'static str> {
-        static CHART: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| chart().display().to_string());
-        let wait = ["--namespace", NAMESPACE, "--wait", "--timeout", "90s", "--set", "image.pullPolicy=Never"];
-        [&[NAME, CHART.as_str()], wait.as_slice(), more].concat()
+    /// The chart with its own values, but for the image, which no registry has.
+    fn arguments() -> Vec<&'static str> {
+        static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
+            let chart = source("charts/gardend").display().to_string();
+            let (image, policy) = (format!("image.tag={TAG}"), "image.pullPolicy=Never".to_owned());
+            let rest = ["--namespace", NAMESPACE, "--wait", "--timeout", "90s", "--set", &image, "--set", &policy];
+            [NAME, &chart].into_iter().chain(rest).map(str::to_owned).collect()
+        });
+        WORDS.iter().map(String::as_str).collect()
     }
 
     /// What helm prints; it has to succeed.

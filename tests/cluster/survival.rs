@@ -68,7 +68,7 @@ fn conditions(object: &Value) -> Vec<(&str, &str)> {
 fn an_upgrade_and_a_rollback_change_gardend_alone_and_an_uninstall_leaves_nothing() {
     let cluster = Cluster::take();
     let before = Left::on(&cluster);
-    let release = Release::install(&cluster, &["cleanup.enabled=true"]);
+    let release = Release::install(&cluster, &[]);
     assert_eq!(release.pod().image, format!("localhost/gardend:{TAG}"));
     release.test();
     let lives = Lives::begin(&cluster, "upgraded");
@@ -88,7 +88,7 @@ fn an_upgrade_and_a_rollback_change_gardend_alone_and_an_uninstall_leaves_nothin
     assert!(lives.processes.iter().all(|one| one.cgroup().starts_with("/gardend/")), "{:?}", lives.processes);
 
     let first = release.pod();
-    release.upgrade(&["cleanup.enabled=true", &format!("image.tag={OTHER_TAG}"), "podAnnotations.test=upgrade"]);
+    release.upgrade(&[&format!("image.tag={OTHER_TAG}"), "podAnnotations.test=upgrade"]);
     let second = release.pod();
     assert_ne!(first.name, second.name);
     assert_eq!(second.image, format!("localhost/gardend:{OTHER_TAG}"));
@@ -116,7 +116,7 @@ fn an_upgrade_and_a_rollback_change_gardend_alone_and_an_uninstall_leaves_nothin
 #[test]
 fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet() {
     let cluster = Cluster::take();
-    let release = Release::install(&cluster, &["cleanup.enabled=true"]);
+    let release = Release::install(&cluster, &[]);
     let lives = Lives::begin(&cluster, "restarted");
 
     let before = release.pod();
@@ -154,7 +154,7 @@ fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet(
 #[test]
 fn after_a_restart_of_the_machine_containers_are_made_again_and_their_processes_are_lost() {
     let cluster = Cluster::take();
-    let release = Release::install(&cluster, &["cleanup.enabled=true"]);
+    let release = Release::install(&cluster, &[]);
     garden::create("old");
     counting("old", "counting", "mark-old");
     garden(&["run", "old", "--", "/bin/sh", "-c", "echo kept >/tmp/file"]);
@@ -181,7 +181,7 @@ fn after_a_restart_of_the_machine_containers_are_made_again_and_their_processes_
 }
 
 /// All that ends with a machine's restart ends: what runs in pods and places, containerd, kubelet, the
-/// run folders, rules; and the boot that gardend knows is not this one.
+/// run folders, cgroups, rules; and the boot that gardend knows is not this one.
 fn reboot() {
     stop("kubelet");
     stop("containerd");
@@ -202,6 +202,11 @@ fn reboot() {
     }
     for folder in ["/run/gardend", "/run/containerd"] {
         fs::remove_dir_all(folder).expect("it can be removed");
+    }
+    for top in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+        for group in ["kubepods", "gardend"].map(|name| top.path().join(name)).iter().filter(|group| group.is_dir()) {
+            done(Command::new("find").arg(group).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]));
+        }
     }
     let tables = done(Command::new("nft").args(["list", "tables"]));
     for table in tables.lines().filter(|table| table.contains("gardend")) {
