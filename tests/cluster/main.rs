@@ -7,4 +7,8 @@
 //! GARDEND_CLUSTER_IMAGE gardend's image. Tests share the cluster and take turns.
 
 mod cluster;
+mod garden;
+mod node;
 mod pods;
+mod release;
+mod survival;
