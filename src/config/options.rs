@@ -136,6 +136,16 @@ pub struct ServeArgs {
     #[schemars(with = "BytesText")]
     image_max_bytes: Bytes,
 
+    /// Memory that all containers may have together; 0: no bound
+    #[arg(long, env = "GARDEND_CONTAINERS_MEMORY_MAX", value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
+    #[schemars(with = "BytesText")]
+    containers_memory_max: Bytes,
+
+    /// Processors that all containers may use together, such as 3.5; 0: no bound
+    #[arg(long, env = "GARDEND_CONTAINERS_CPU_MAX", value_name = "N", default_value = "0", value_parser = parse_processors)]
+    #[schemars(range(min = 0.0))]
+    containers_cpu_max: f64,
+
     /// Containers at most
     #[arg(long, env = "GARDEND_MAX_CONTAINERS", value_name = "N", default_value = "250", value_parser = parse_max_containers)]
     max_containers: NonZeroUsize,
@@ -261,6 +271,10 @@ pub struct ServeConfig {
     pub image_max_age: Option<Duration>,
     /// What images may take before unused ones go; `None`: no bound.
     pub image_max_bytes: Option<Bytes>,
+    /// Memory that all containers may have together; `None`: no bound.
+    pub containers_memory_max: Option<Bytes>,
+    /// Processors that all containers may use together, in thousandths of one; `None`: no bound.
+    pub containers_cpu_max: Option<u64>,
     /// Containers at most.
     pub max_containers: NonZeroUsize,
     /// Grace time of a container that names none; `None`: none.
@@ -496,6 +510,10 @@ impl ServeArgs {
             },
             image_max_age: Some(self.image_max_age).filter(|age| !age.is_zero()),
             image_max_bytes: Some(self.image_max_bytes).filter(|bytes| bytes.0 > 0),
+            containers_memory_max: Some(self.containers_memory_max).filter(|bytes| bytes.0 > 0),
+            containers_cpu_max: Some(self.containers_cpu_max)
+                .filter(|many| *many > 0.0)
+                .map(|many| ((many * 1_000.0) as u64).max(1)),
             max_containers: self.max_containers,
             default_grace_time: Some(self.default_grace_time).filter(|time| !time.is_zero()),
             pool_size: self.pool_size.into(),
@@ -653,6 +671,15 @@ fn parse_seccomp(text: &str) -> Result<SeccompProfile, String> {
 fn parse_max_containers(text: &str) -> Result<NonZeroUsize, String> {
     let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
     NonZeroUsize::new(number).ok_or_else(|| "0 would refuse every container; leave it out for 250".to_owned())
+}
+
+fn parse_processors(text: &str) -> Result<f64, String> {
+    let many: f64 = text.parse().map_err(|_| "not a number of processors, such as 2 or 3.5".to_owned())?;
+    if many.is_finite() && many >= 0.0 {
+        Ok(many)
+    } else {
+        Err("not a number of processors, such as 2 or 3.5".to_owned())
+    }
 }
 
 impl fmt::Display for Runtime {
