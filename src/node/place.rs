@@ -31,6 +31,9 @@ pub struct Folders {
 }
 
 impl Folders {
+    /// The records' file, in the state folder; the names of those beside it begin with its own.
+    pub const LEDGER: &str = "ledger.db";
+
     /// Both must be absolute.
     pub fn new(state: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
         Self { state: state.into(), run: run.into() }

@@ -27,6 +27,7 @@ pub(crate) mod images;
 mod kill;
 pub(crate) mod labels;
 pub(crate) mod leases;
+mod leave;
 pub(crate) mod listening;
 pub mod managed;
 mod namespaces;

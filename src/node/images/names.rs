@@ -18,7 +18,7 @@ pub(super) const LAST_USED: &str = "gardend.dev/last-used";
 /// Set where it was pulled without a password.
 const ANONYMOUS: &str = "gardend.dev/anonymous";
 /// `<owner>`: what a lease of ours is for is in its name.
-pub(super) const LEASE: &str = "gardend.dev/lease";
+pub(crate) const LEASE: &str = "gardend.dev/lease";
 
 /// containerd's own: what keeps what.
 pub(super) const REF_CONTENT: &str = "containerd.io/gc.ref.content";
