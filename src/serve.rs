@@ -4,6 +4,7 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
+pub mod census;
 mod cluster;
 mod departure;
 mod host;

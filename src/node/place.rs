@@ -74,6 +74,21 @@ impl Folders {
         self.spools().join(process.as_str())
     }
 
+    /// What containers' hooks were told, by container.
+    pub fn hook_bundles(&self) -> PathBuf {
+        self.run.join("hooks")
+    }
+
+    /// What containers are attached to by plugins.
+    pub fn attachments(&self) -> PathBuf {
+        self.state.join("cni")
+    }
+
+    /// Containers that are plain processes, by uid.
+    pub fn host_containers(&self) -> PathBuf {
+        self.state.join("host").join("containers")
+    }
+
     /// All writable layers.
     pub fn layers(&self) -> PathBuf {
         self.state.join("layers")

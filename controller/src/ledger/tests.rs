@@ -458,3 +458,42 @@ proptest! {
         prop_assert_eq!(contents.containers, vec![record]);
     }
 }
+
+#[test]
+fn a_ledger_in_use_can_be_peeked_into_and_one_that_is_not_there_is_empty() {
+    let (_folder, path) = folder();
+    assert!(Ledger::peek(&path).unwrap().containers.is_empty());
+    let ledger = Ledger::open(&path).unwrap();
+    let record = networked(container("c"));
+    block_on(ledger.commit(insert(&record), Durable::Crash)).unwrap();
+    block_on(ledger.commit(vec![Change::Drain(Some(Drain::Destroy))], Durable::Reboot)).unwrap();
+    let seen = Ledger::peek(&path).unwrap();
+    assert_eq!((seen.containers, seen.drain), (vec![record.clone()], Some(Drain::Destroy)));
+    block_on(ledger.commit(vec![Change::Drain(None)], Durable::Reboot)).unwrap();
+    drop(ledger);
+    let closed = Ledger::peek(&path).unwrap();
+    assert_eq!((closed.containers, closed.drain), (vec![record], None));
+}
+
+#[test]
+fn what_is_peeked_at_while_it_is_written_is_whole() {
+    let (_folder, path) = folder();
+    let ledger = Ledger::open(&path).unwrap();
+    let writing = std::thread::spawn({
+        let ledger = ledger.clone();
+        move || {
+            for n in 0..2000 {
+                let record = container(&format!("c{n}"));
+                block_on(ledger.commit(insert(&record), Durable::Crash)).unwrap();
+                block_on(ledger.commit(vec![Change::DeleteContainer(record.uid)], Durable::Crash)).unwrap();
+            }
+        }
+    });
+    let mut most = 0;
+    while !writing.is_finished() {
+        let seen = Ledger::peek(&path).unwrap();
+        most = most.max(seen.containers.len());
+    }
+    writing.join().unwrap();
+    assert!(most <= 1, "{most} at once");
+}

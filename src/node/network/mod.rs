@@ -22,6 +22,7 @@ mod resolver;
 mod routing;
 mod rules;
 mod ruleset;
+pub(crate) mod seen;
 mod sysctl;
 mod table;
 mod watch;
