@@ -459,41 +459,42 @@ proptest! {
     }
 }
 
-#[test]
-fn a_ledger_in_use_can_be_peeked_into_and_one_that_is_not_there_is_empty() {
+#[tokio::test]
+async fn a_ledger_in_use_can_be_peeked_into_and_one_that_is_not_there_is_empty() {
     let (_folder, path) = folder();
     assert!(Ledger::peek(&path).unwrap().containers.is_empty());
     let ledger = Ledger::open(&path).unwrap();
     let record = networked(container("c"));
-    block_on(ledger.commit(insert(&record), Durable::Crash)).unwrap();
-    block_on(ledger.commit(vec![Change::Drain(Some(Drain::Destroy))], Durable::Reboot)).unwrap();
+    ledger.commit(insert(&record), Durable::Crash).await.unwrap();
+    ledger.commit(vec![Change::Drain(Some(Drain::Destroy))], Durable::Reboot).await.unwrap();
     let seen = Ledger::peek(&path).unwrap();
     assert_eq!((seen.containers, seen.drain), (vec![record.clone()], Some(Drain::Destroy)));
-    block_on(ledger.commit(vec![Change::Drain(None)], Durable::Reboot)).unwrap();
+    ledger.commit(vec![Change::Drain(None)], Durable::Reboot).await.unwrap();
     drop(ledger);
     let closed = Ledger::peek(&path).unwrap();
     assert_eq!((closed.containers, closed.drain), (vec![record], None));
 }
 
-#[test]
-fn what_is_peeked_at_while_it_is_written_is_whole() {
+#[tokio::test]
+async fn what_is_peeked_at_while_it_is_written_is_whole() {
     let (_folder, path) = folder();
     let ledger = Ledger::open(&path).unwrap();
-    let writing = std::thread::spawn({
+    let writing = tokio::spawn({
         let ledger = ledger.clone();
-        move || {
+        async move {
             for n in 0..2000 {
                 let record = container(&format!("c{n}"));
-                block_on(ledger.commit(insert(&record), Durable::Crash)).unwrap();
-                block_on(ledger.commit(vec![Change::DeleteContainer(record.uid)], Durable::Crash)).unwrap();
+                ledger.commit(insert(&record), Durable::Crash).await.unwrap();
+                ledger.commit(vec![Change::DeleteContainer(record.uid)], Durable::Crash).await.unwrap();
             }
         }
     });
     let mut most = 0;
     while !writing.is_finished() {
-        let seen = Ledger::peek(&path).unwrap();
+        let path = path.clone();
+        let seen = tokio::task::spawn_blocking(move || Ledger::peek(&path)).await.unwrap().unwrap();
         most = most.max(seen.containers.len());
     }
-    writing.join().unwrap();
+    writing.await.unwrap();
     assert!(most <= 1, "{most} at once");
 }

@@ -26,10 +26,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long what is being removed may be nobody's: a shim may take so long to end by itself.
-const MOMENT: Duration = Duration::from_secs(4);
+/// From one look to the next. What is being removed has its record for nearly all of that time.
+const MOMENT: Duration = Duration::from_secs(1);
 /// How often it is looked again.
-const LOOKS: u32 = 2;
+const LOOKS: u32 = 3;
 
 /// Whose things are counted.
 #[derive(Clone, Debug)]
