@@ -18,6 +18,7 @@ mod attachment;
 pub mod contract;
 mod counts;
 mod create;
+mod declared;
 mod destroy;
 pub mod error;
 #[cfg(any(test, feature = "fakes"))]
@@ -49,6 +50,7 @@ mod timers;
 pub use addresses::{AddressError, Asked};
 pub use attachment::{Attachment, Output};
 pub use counts::{AddressCounts, Counts, Health, PlaceCounts, QueueCounts};
+pub use declared::{Backoff, DeclaredContainer, DeclaredView, KeptView, Redeclaration};
 pub use error::Error;
 pub use files::Transfer;
 pub use images::KnownImage;

@@ -1,5 +1,6 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
+use crate::declared::Backoff;
 use crate::observe::Observing;
 use crate::ports::{Files, Images, Metrics, Network, Processes, Resources, Rootfs, Sandboxes, Streams};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -43,6 +44,8 @@ pub struct Options {
     /// What containers' addresses and ports are taken from. `None`: they have their own loopback
     /// alone.
     pub network: Option<NetworkOptions>,
+    /// How long restarts of declared processes wait.
+    pub restarts: Backoff,
     /// Arguments of processes are kept in memory, for [`crate::ProcessView`]: they may be secrets.
     pub keep_arguments: bool,
     /// Who is told of what happens.
@@ -67,6 +70,7 @@ impl Default for Options {
             removals_at_once: 4,
             places: PathBuf::from("/run/gardend/places"),
             network: None,
+            restarts: Backoff::default(),
             keep_arguments: false,
             observing: Observing::default(),
         }
