@@ -6,10 +6,12 @@
 
 mod churn;
 mod crds;
+mod figures;
 mod kubectl;
 mod leases;
 mod mirror;
 mod outage;
+mod real;
 mod redaction;
 mod rights;
 mod server;
