@@ -7,6 +7,7 @@
 mod churn;
 mod crds;
 mod figures;
+mod frozen;
 mod kubectl;
 mod leases;
 mod mirror;
