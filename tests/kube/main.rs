@@ -7,6 +7,7 @@
 mod churn;
 mod crds;
 mod figures;
+mod fleet;
 mod frozen;
 mod kubectl;
 mod leases;
@@ -15,5 +16,6 @@ mod outage;
 mod real;
 mod redaction;
 mod rights;
+mod scale;
 mod server;
 mod world;
