@@ -24,11 +24,13 @@ pub mod oom;
 pub mod own;
 mod reading;
 mod sys;
+mod together;
 pub mod usage;
 mod victims;
 
 pub use node::ResourceNode;
 pub use reading::Figure;
+pub use together::Together;
 
 use super::containerd::{Cgroups, TOP};
 use gardend_controller::record::SandboxId;
@@ -88,7 +90,7 @@ impl Layout {
     /// # Errors
     /// Where the mount table cannot be read.
     pub fn of_machine() -> io::Result<Self> {
-        Self::of(&fs::read_to_string("/proc/self/mountinfo")?, Path::new("/"))
+        Self::of(&fs::read_to_string("/proc/thread-self/mountinfo")?, Path::new("/"))
     }
 
     /// That of a mount table, whose mount points are taken to be beneath `root`.

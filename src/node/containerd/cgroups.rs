@@ -51,6 +51,23 @@ impl Cgroups {
         Ok(found)
     }
 
+    /// All folders of ours, in every hierarchy.
+    ///
+    /// # Errors
+    /// Where the mount table or a hierarchy cannot be read.
+    pub(crate) fn folders(&self) -> io::Result<OwnFolders> {
+        let mut own = OwnFolders::default();
+        for hierarchy in hierarchies()? {
+            let parent = hierarchy.join(TOP).join(self.owner.as_str());
+            for folder in folders(&parent)? {
+                let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                own.places.push((folder, name));
+            }
+            own.parents.extend(parent.is_dir().then_some(parent));
+        }
+        Ok(own)
+    }
+
     /// Moves a process into the place's cgroup, in every hierarchy where it is not to join one
     /// below that anyway (v2 lets no process into a group with limited groups below).
     ///
@@ -87,6 +104,15 @@ impl Cgroups {
         }
         Ok(PlaceCgroups { path: self.path(id), folders })
     }
+}
+
+/// Folders of one gardend's in the hierarchies.
+#[derive(Debug, Default)]
+pub(crate) struct OwnFolders {
+    /// Above all places.
+    pub parents: Vec<PathBuf>,
+    /// Below those, with their names: places'.
+    pub places: Vec<(PathBuf, String)>,
 }
 
 /// The cgroups of one place as they were found.
@@ -157,12 +183,53 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
+/// Makes a cgroup in every hierarchy, and opens what a process that is to join it writes to.
+///
+/// # Errors
+/// Where a hierarchy refuses, with the file.
+pub(super) fn open_to_join(group: &Path) -> io::Result<Vec<fs::File>> {
+    let mut files = Vec::new();
+    for hierarchy in hierarchies()? {
+        let mut folder = hierarchy.clone();
+        for name in group {
+            let parent = folder.clone();
+            folder.push(name);
+            match fs::create_dir(&folder) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(naming(&folder)(error)),
+            }
+            inherit_processors(&parent, &folder)?;
+        }
+        let procs = folder.join("cgroup.procs");
+        files.push(fs::OpenOptions::new().write(true).open(&procs).map_err(naming(&procs))?);
+    }
+    Ok(files)
+}
+
+/// On v1 a new group may run nowhere, until it is told.
+fn inherit_processors(parent: &Path, folder: &Path) -> io::Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let (above, own) = (parent.join(name), folder.join(name));
+        let unset = fs::read_to_string(&own).is_ok_and(|text| text.trim().is_empty());
+        // On v2 what is unset is inherited.
+        if unset && !folder.join("cgroup.controllers").exists() {
+            fs::write(&own, fs::read(&above).map_err(naming(&above))?).map_err(naming(&own))?;
+        }
+    }
+    Ok(())
+}
+
+fn naming(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// Where cgroup hierarchies are mounted, each once.
 ///
 /// # Errors
 /// Where the mount table cannot be read.
 pub fn hierarchies() -> io::Result<BTreeSet<PathBuf>> {
-    Ok(in_mount_table(&fs::read_to_string("/proc/self/mountinfo")?))
+    Ok(in_mount_table(&fs::read_to_string("/proc/thread-self/mountinfo")?))
 }
 
 fn in_mount_table(table: &str) -> BTreeSet<PathBuf> {
