@@ -47,9 +47,9 @@ pub struct Kube {
 }
 
 impl Kube {
-    /// Begins to show what this controller has. Needs no API server to begin.
-    pub fn start(place: Place, options: Options, controller: Controller) -> Self {
-        let gauges = Arc::new(Gauges::default());
+    /// Begins to show what this controller has. Needs no API server to begin. How it goes is told to
+    /// the gauges.
+    pub fn start(place: Place, options: Options, controller: Controller, gauges: Arc<Gauges>) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(lease::keep_own(place.clone(), options.keeping.clone(), Arc::clone(&gauges)));
         tasks.spawn(keeper::run(place.clone(), options.clone()));
