@@ -4,8 +4,9 @@
 # make bench  what a Garden client waits for, beside the bare containerd's own cost
 # make soak   the kills of tests/faults a thousand times over
 # make macos  what compiles for macOS does so, without a Mac
+# make image  gardend as a container image, build/gardend-image.tar
 # make crds   the custom resource definitions, printed anew into crds/
-# make docs   docs/configuration.md and its schema, printed anew from the options
+# make docs   what is generated from options and values: docs/configuration.md, the chart's README and schemas
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -17,6 +18,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 GARDEN_CLIENT ?= ../shared/garden-client
 # Where `make run` serves.
 LISTEN ?= 127.0.0.1:7777
+# What `make image` names its image.
+IMAGE ?= localhost/gardend:dev
 # Pairs of a containerd and a runtime: Debian's 1.6 and the pinned 2.x. The first gets every Go test.
 PAIRS ?= pinned:runc debian:crun debian:runc pinned:crun
 
@@ -27,7 +30,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-kube test-go test-v2 lint macos bench soak crds docs setup tools FORCE
+.PHONY: run build test test-rust test-kube test-chart test-image test-cluster test-go test-v2 lint macos bench soak image crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -45,7 +48,7 @@ tools: setup
 	@scripts/build-tools.sh >/dev/null
 
 # One after the other: what one leaves behind is counted, and the machine has to be its own.
-test: test-rust test-kube test-go test-v2
+test: test-rust test-kube test-chart test-image test-cluster test-go test-v2
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
@@ -54,6 +57,18 @@ test-rust: tools
 # Custom resources and their mirror, on a real API server.
 test-kube: setup
 	scripts/test-kube.sh
+
+# gardend in a pod, installed by helm on a real cluster of one node.
+test-cluster: tools
+	scripts/test-cluster.sh
+
+# What the chart makes of its values, and what an API server says of it.
+test-chart: setup
+	scripts/test-chart.sh
+
+# The image: what is in it, and that it is the same whoever makes it.
+test-image: setup build
+	scripts/test-image.sh "$(TARGET)/release/gardend"
 
 test-go: tools go.work
 	cargo build --locked --bin gardend
@@ -75,15 +90,18 @@ go.work: FORCE
 lint: setup go.work
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test kube -- -D warnings
+	cargo clippy --locked --test kube --test cluster -- -D warnings
 	scripts/check-dependencies.sh
 	scripts/check-go.sh
 	scripts/generate-docs.sh --check
-	for script in scripts/*.sh tests/kube/*.sh tests/kube/tools/*.sh .ci/run; do bash -n "$$script"; done
+	for script in scripts/*.sh tests/kube/*.sh tests/kube/tools/*.sh tests/cluster/*.sh .ci/run; do bash -n "$$script"; done
 
 # Beside `make lint`, since it takes minutes where nothing is compiled yet.
 macos:
 	scripts/check-macos.sh
+
+image: setup build
+	scripts/image.sh "$(TARGET)/release/gardend" $(IMAGE)
 
 bench: tools go.work
 	cargo bench --locked --quiet --package gardend-controller --bench plan

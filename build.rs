@@ -4,6 +4,9 @@
 //! It is a cargo run of its own, in a target folder of its own: init wants other code generation
 //! flags (static, small, abort) than the rest of the workspace, whatever the outer profile is.
 //! With `GARDEND_INIT_BINARY=PATH` that file is embedded instead and nothing is built.
+//!
+//! A release build is told what it is built from, `GARDEND_COMMIT`, which `gardend --version` prints: by
+//! that variable, or else by git. Other builds are not, since each commit would cost them a build.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,6 +16,9 @@ use std::process::Command;
 
 /// What the init is built from; anything else leaves it as it is.
 const SOURCES: [&str; 4] = ["init/src", "init/Cargo.toml", "Cargo.toml", "Cargo.lock"];
+
+/// What the program was built from, told to it and, by packagers without git, to this script.
+const COMMIT: &str = "GARDEND_COMMIT";
 
 /// Names a file that is embedded instead of a fresh build.
 const PREBUILT: &str = "GARDEND_INIT_BINARY";
@@ -29,6 +35,7 @@ const PROFILE: [&str; 6] = [
 
 fn main() {
     println!("cargo::rerun-if-env-changed={PREBUILT}");
+    stamp();
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
@@ -44,6 +51,36 @@ fn main() {
         println!("cargo::error={reason}");
         std::process::exit(1);
     }
+}
+
+/// Tells the program its commit, the day of that, and what it is built for.
+fn stamp() {
+    println!("cargo::rerun-if-env-changed={COMMIT}");
+    let told = env::var(COMMIT).ok().filter(|commit| !commit.is_empty());
+    let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let commit = told.or_else(|| if release { commit() } else { None }).unwrap_or_default();
+    println!("cargo::rustc-env={COMMIT}={commit}");
+    let of = |name| env::var(name).unwrap_or_default();
+    println!("cargo::rustc-env=GARDEND_BUILD={} {}", of("TARGET"), of("PROFILE"));
+}
+
+/// The commit that is checked out and its day; `-dirty` where the sources differ from it. `None` where
+/// these are no sources under git.
+fn commit() -> Option<String> {
+    for source in SOURCES.into_iter().chain(["src", "controller", "crds", "build.rs"]) {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    // Grows with each commit and each change of branch.
+    println!("cargo::rerun-if-changed={}", git(&["rev-parse", "--git-path", "logs/HEAD"])?);
+    let commit = git(&["log", "-1", "--abbrev=12", "--date=short", "--format=%h %cd"])?;
+    let (hash, day) = commit.split_once(' ')?;
+    let dirty = if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { "-dirty" };
+    Some(format!("{hash}{dirty} {day}"))
+}
+
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
 fn prebuilt(path: &Path) -> Result<PathBuf, String> {

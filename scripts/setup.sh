@@ -40,6 +40,9 @@ if [ "$purpose" = test ]; then
   [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
   need git git
   need etcd etcd-server
+  # What the image is made from.
+  [ -f /usr/include/seccomp.h ] || missing+=(libseccomp-dev)
+  [ -f /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
   need openssl openssl
   need python3 python3
   # What this machine's kernel may lack is tested on another, which runs as a program (scripts/test-v2.sh).

@@ -9,4 +9,6 @@ pub mod kube;
 pub mod metrics;
 pub mod net;
 pub mod node;
+#[cfg_attr(not(target_os = "linux"), path = "own_elsewhere.rs")]
+pub mod own;
 pub mod telemetry;

@@ -10,8 +10,11 @@
 mod serve;
 mod watching;
 
+use anyhow::{Context, Result};
 use gardend::cli::check::{self, CheckRow};
 use gardend::cli::{self, CheckArgs, Command};
+use gardend::config::MountNamespace;
+use gardend::own;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,25 +24,37 @@ fn main() -> ExitCode {
     };
     #[cfg(target_os = "linux")]
     gardend::node::sys::share_heaps();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&anyhow::Error::from(error).context("cannot start")),
+    let done = match cli.command {
+        Command::Client(command) => run(cli::run_client(command, cli.globals)),
+        Command::Serve(args) => {
+            let namespace = args.options.mount_namespace();
+            work_in(namespace, || run(serve::serve(args.options))?.map(|()| ExitCode::SUCCESS))
+        }
+        Command::Local(command) => Ok(cli::run_local(command)),
+        Command::Check(args) => {
+            let namespace = args.serve.mount_namespace();
+            work_in(namespace, || run(run_check(*args))?)
+        }
     };
-    let status = match cli.command {
-        Command::Client(command) => runtime.block_on(cli::run_client(command, cli.globals)),
-        Command::Serve(args) => match runtime.block_on(serve::serve(args.options)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failed(&error),
-        },
-        Command::Local(command) => cli::run_local(command),
-        Command::Check(args) => match runtime.block_on(run_check(*args)) {
-            Ok(status) => status,
-            Err(error) => failed(&error),
-        },
-    };
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+/// Does this among those mounts. The runtime has to be made there: its threads have the mounts of the
+/// thread that starts them.
+fn work_in<T: Send>(namespace: MountNamespace, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    match namespace {
+        MountNamespace::Own => work(),
+        MountNamespace::Host => own::work_on_host(work)?,
+    }
+}
+
+/// Runs this to its end, on a runtime of its own.
+fn run<T>(work: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let done = runtime.block_on(work);
     // Nobody waits for a look-up of a name, or for a thread that reads stdin.
     runtime.shutdown_background();
-    status
+    Ok(done)
 }
 
 /// The whole chain of causes on one line.

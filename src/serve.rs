@@ -19,7 +19,7 @@ use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
 use gardend::node::cgroup::{Groups, Layout, ResourceNode};
 use gardend::node::check::{self, Report, Subject};
-use gardend::node::containerd::managed::Managed;
+use gardend::node::containerd::managed::{self, Managed};
 use gardend::node::containerd::{self, Containerd, Runtime};
 use gardend::node::hooks::Hooked;
 use gardend::node::ids;
@@ -30,6 +30,7 @@ use gardend::node::network::none::NoNetwork;
 use gardend::node::network::{self, NetworkNode, Policy, Resolver};
 use gardend::node::place::Folders;
 use gardend::node::process::{self, Images, ProcessNode};
+use gardend::own;
 use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::observe::Observing;
@@ -45,7 +46,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Serves until told to stop.
 pub async fn serve(sources: Sources) -> Result<()> {
     let file = sources.file().map(Path::to_owned);
-    let config = sources.validate()?;
+    let config = with_own_files(sources.validate()?)?;
     let spans = telemetry::SpanCounts::default();
     let collector = telemetry::collector(config.otlp_endpoint.clone());
     let traces = telemetry::init(&config.log_filter, config.log_format, collector.as_deref(), spans.clone())?;
@@ -134,6 +135,14 @@ async fn drain_when_told(mut told: Signal, controller: Controller) {
     }
 }
 
+/// The same, with paths by which this thread finds the files of our own.
+fn with_own_files(mut config: ServeConfig) -> Result<ServeConfig> {
+    for (option, path) in config.own_files() {
+        *path = own::file(path).with_context(|| format!("cannot find {option} {}", path.display()))?;
+    }
+    Ok(config)
+}
+
 /// What a backend brings along.
 struct Parts {
     node: Node,
@@ -160,7 +169,8 @@ async fn on_containerd(
     }
     let managed = match &config.containerd {
         config::Containerd::Managed { binary } => {
-            Some(Managed::start(&containerd_program(binary.as_deref()), folders).await?)
+            let binary = managed::settle(&containerd_program(binary.as_deref()), folders)?;
+            Some(Managed::start(&binary, folders).await?)
         }
         config::Containerd::Socket(_) => None,
     };
@@ -232,6 +242,7 @@ async fn on_containerd(
 
 /// What a node must have, looked at with the options of `serve`.
 pub async fn check(config: ServeConfig) -> Result<Report> {
+    let config = with_own_files(config)?;
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     if config.backend == Backend::Host {
         return Ok(check::run_on_host(&folders).await);
@@ -243,7 +254,10 @@ pub async fn check(config: ServeConfig) -> Result<Report> {
 fn subject(config: &ServeConfig, folders: &Folders, socket: Option<PathBuf>, runtime: Runtime) -> Subject {
     let containerd = match &config.containerd {
         config::Containerd::Managed { binary } => {
-            containerd::Endpoint::Managed { binary: containerd_program(binary.as_deref()) }
+            // Only looked at here, so that a pod's own will do.
+            let named = containerd_program(binary.as_deref());
+            let binary = own::file(&named).unwrap_or(named);
+            containerd::Endpoint::Managed { binary }
         }
         config::Containerd::Socket(socket) => containerd::Endpoint::Socket(socket.clone()),
     };

@@ -40,7 +40,7 @@ pub struct Watching {
 impl Watching {
     /// Listens, where that is asked for.
     pub fn begin(config: &ServeConfig, access: Access, spans: &SpanCounts) -> Result<(Self, Counted)> {
-        let commit = option_env!("GARDEND_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown");
+        let commit = env!("GARDEND_COMMIT").split(' ').next().filter(|commit| !commit.is_empty()).unwrap_or("unknown");
         let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"), commit);
         let counted = Counted {
             events: metrics.events(),

@@ -305,11 +305,11 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
     result.unwrap_or_else(|failure| failure.report())
 }
 
-/// The version, with the commit where the build knew it.
+/// The version, with the commit and what was built from it, where the build knew.
 pub fn version() -> &'static str {
-    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| match option_env!("GARDEND_COMMIT") {
-        Some(commit) if !commit.is_empty() => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
-        _ => env!("CARGO_PKG_VERSION").to_owned(),
+    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let commit = Some(env!("GARDEND_COMMIT")).filter(|commit| !commit.is_empty()).unwrap_or("no commit");
+        format!("{} ({commit}, {})", env!("CARGO_PKG_VERSION"), env!("GARDEND_BUILD"))
     });
     &VERSION
 }

@@ -22,6 +22,6 @@ mod values;
 pub use documents::{manual, schema};
 pub use kube::KubeConfig;
 pub use network::{CniConfig, NetworkConfig, NetworkMeans, SmallMtu};
-pub use options::{Backend, ConfigError, Containerd, Runtime, SeccompProfile, ServeArgs, ServeConfig};
+pub use options::{Backend, ConfigError, Containerd, MountNamespace, Runtime, SeccompProfile, ServeArgs, ServeConfig};
 pub use sources::{DEFAULT_FILE, Origin, Setting, Sources};
 pub use values::{AdditionalHost, Bytes, GroupName, SocketMode, parse_duration};

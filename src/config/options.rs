@@ -87,6 +87,11 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_RUN_DIR", value_name = "DIR")]
     run_dir: Option<PathBuf>,
 
+    /// Whose paths those of other options are: gardend's own, or the host's, where gardend is in a pod. Files of its own
+    /// configuration are gardend's in any case
+    #[arg(long, env = "GARDEND_MOUNT_NAMESPACE", value_name = "NAMESPACE", value_enum, default_value_t = MountNamespace::Own)]
+    mount_namespace: MountNamespace,
+
     /// `managed`: start and keep a containerd of our own; or the socket of the host's
     #[arg(long, env = "GARDEND_CONTAINERD", value_name = "managed|SOCKET", default_value = "managed", value_parser = parse_containerd)]
     #[schemars(with = "String")]
@@ -309,6 +314,27 @@ pub struct ServeConfig {
     pub otlp_endpoint: Option<String>,
 }
 
+impl ServeConfig {
+    /// Files that are the operator's word to gardend, with their options: its pod's, where gardend is in one. Every
+    /// other path is the host's.
+    pub fn own_files(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+        let mut files = Vec::new();
+        if let Some(secure) = &mut self.secure {
+            files.extend([("--tls-cert", &mut secure.certificate), ("--tls-key", &mut secure.key)]);
+            files.extend(secure.client_authorities.as_mut().map(|path| ("--tls-client-ca", path)));
+            files.extend(secure.tokens.as_mut().map(|path| ("--token-file", path)));
+        }
+        files.extend(self.registries.authorities.iter_mut().map(|path| ("--registry-ca", path)));
+        files.extend(self.registries.docker_config.as_mut().map(|path| ("--registry-config", path)));
+        if let SeccompProfile::File(path) = &mut self.seccomp_profile {
+            files.push(("--seccomp-profile", path));
+        }
+        let kubeconfig = self.kube.as_mut().and_then(|kube| kube.kubeconfig.as_mut());
+        files.extend(kubeconfig.map(|path| ("--kubeconfig", path)));
+        files
+    }
+}
+
 /// What containers are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, JsonSchema)]
 #[schemars(rename_all = "kebab-case", inline)]
@@ -329,6 +355,16 @@ pub enum Containerd {
     },
     /// The host's, at this socket. Absolute.
     Socket(PathBuf),
+}
+
+/// Whose mounts gardend works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, JsonSchema)]
+#[schemars(rename_all = "kebab-case", inline)]
+pub enum MountNamespace {
+    /// Those that it was started with.
+    Own,
+    /// Those of the host's first process.
+    Host,
 }
 
 /// The OCI runtime that makes places.
@@ -408,6 +444,11 @@ enum ContainerdArg {
 }
 
 impl ServeArgs {
+    /// Whose mounts gardend works with.
+    pub fn mount_namespace(&self) -> MountNamespace {
+        self.mount_namespace
+    }
+
     /// Checks the options against each other and makes paths absolute.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use super::file::{ConfigFile, flags};
 use super::list::{self, Opt};
-use super::{ConfigError, ServeArgs, ServeConfig};
+use super::{ConfigError, MountNamespace, ServeArgs, ServeConfig};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -77,6 +77,11 @@ impl Sources {
     /// [`ConfigError`] names the options that do not go together.
     pub fn validate(self) -> Result<ServeConfig, ConfigError> {
         self.args.validate()
+    }
+
+    /// Whose mounts gardend works with.
+    pub fn mount_namespace(&self) -> MountNamespace {
+        self.args.mount_namespace()
     }
 
     /// Every option, with its value and where that is from.

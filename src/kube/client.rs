@@ -1,18 +1,19 @@
 //! How the API server is reached, and what its answers mean for who asked.
 
 use super::names::NodeName;
+use crate::own;
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
-/// What a pod is told of itself.
-const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+/// What a pod is told of itself and of the API server.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Where nothing else says so.
 const DEFAULT_NAMESPACE: &str = "gardend";
 
@@ -43,9 +44,15 @@ pub enum ConnectError {
     },
     /// Not in a pod.
     #[error(
-        "no API server is known: gardend is in no pod that has a service account ({0}); name a file by --kubeconfig"
+        "no API server is known: gardend is in no pod that has a service account ({what}: {why}); name a file by \
+         --kubeconfig"
     )]
-    NotInPod(kube::config::InClusterError),
+    NotInPod {
+        /// What there is none of.
+        what: String,
+        /// Why.
+        why: String,
+    },
     /// What is said of it makes no client.
     #[error("no client for the API server can be made: {0}")]
     Client(kube::Error),
@@ -67,12 +74,15 @@ pub async fn connect(
             let file = Kubeconfig::read_from(path).map_err(failed)?;
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
         }
-        None => Config::incluster().map_err(ConnectError::NotInPod)?,
+        None => in_pod()?,
     };
     config.connect_timeout = Some(CONNECT);
     // Tries are ours to count.
     config.default_retry = false;
-    let own = || std::fs::read_to_string(OWN_NAMESPACE).ok().map(|name| name.trim().to_owned());
+    let own = || {
+        let file = of_pod("namespace").ok()?;
+        std::fs::read_to_string(file).ok().map(|name| name.trim().to_owned())
+    };
     let namespace = match (namespace, kubeconfig) {
         (Some(name), _) => name.to_owned(),
         (None, Some(_)) => DEFAULT_NAMESPACE.to_owned(),
@@ -80,6 +90,29 @@ pub async fn connect(
     };
     let client = Client::try_from(config).map_err(ConnectError::Client)?;
     Ok(Place { client, namespace, node })
+}
+
+/// By what kubelet gives to every container of a pod that has a service account. The files are the
+/// pod's, wherever this thread works.
+fn in_pod() -> Result<Config, ConnectError> {
+    let variable = |name: &str| {
+        std::env::var(name).map_err(|error| ConnectError::NotInPod { what: name.to_owned(), why: error.to_string() })
+    };
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let server = format!("https://{host}:{port}");
+    let refused = |why: String| ConnectError::NotInPod { what: server.clone(), why };
+    let mut config = Config::new(server.parse().map_err(|error: http::uri::InvalidUri| refused(error.to_string()))?);
+    // Both files change while gardend runs, and are read again.
+    config.root_cert_file = Some(of_pod("ca.crt")?);
+    config.auth_info.token_file = Some(of_pod("token")?.to_string_lossy().into_owned());
+    Ok(config)
+}
+
+fn of_pod(name: &str) -> Result<PathBuf, ConnectError> {
+    let path = Path::new(SERVICE_ACCOUNT).join(name);
+    let found = own::file(&path).and_then(|found| found.metadata().map(|_| found));
+    found.map_err(|error| ConnectError::NotInPod { what: path.display().to_string(), why: error.to_string() })
 }
 
 /// Why a request came to nothing, as far as it matters to who asked.

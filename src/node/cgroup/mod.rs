@@ -88,7 +88,7 @@ impl Layout {
     /// # Errors
     /// Where the mount table cannot be read.
     pub fn of_machine() -> io::Result<Self> {
-        Self::of(&fs::read_to_string("/proc/self/mountinfo")?, Path::new("/"))
+        Self::of(&fs::read_to_string("/proc/thread-self/mountinfo")?, Path::new("/"))
     }
 
     /// That of a mount table, whose mount points are taken to be beneath `root`.

@@ -88,7 +88,7 @@ fn privileges() -> Line {
 
 fn cgroups(runtime: &Runtime) -> Vec<Line> {
     let Ok(mounts) = hierarchies() else {
-        return vec![Line::fail("cgroups", "/proc/self/mountinfo cannot be read", "mount /proc")];
+        return vec![Line::fail("cgroups", "/proc/thread-self/mountinfo cannot be read", "mount /proc")];
     };
     let unified = mounts.iter().find_map(|mount| fs::read_to_string(mount.join("cgroup.controllers")).ok());
     let table = fs::read_to_string("/proc/cgroups").unwrap_or_default();

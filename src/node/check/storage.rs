@@ -101,7 +101,7 @@ fn disk_limits(state: &Path) -> Line {
     match quota::support(there) {
         Ok(Support::Enforced) => Line::ok(name, format!("project quotas are in force at {}", there.display())),
         Ok(Support::Counted | Support::None) => {
-            let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
             Line::ok(name, format!("refused where asked for: {}", quota::explain(there, &table)))
         }
         Err(error) => Line::warn(name, format!("cannot tell: {error}"), "limits of the disk may be refused"),

@@ -183,12 +183,53 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
+/// Makes a cgroup in every hierarchy, and opens what a process that is to join it writes to.
+///
+/// # Errors
+/// Where a hierarchy refuses, with the file.
+pub(super) fn open_to_join(group: &Path) -> io::Result<Vec<fs::File>> {
+    let mut files = Vec::new();
+    for hierarchy in hierarchies()? {
+        let mut folder = hierarchy.clone();
+        for name in group {
+            let parent = folder.clone();
+            folder.push(name);
+            match fs::create_dir(&folder) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(naming(&folder)(error)),
+            }
+            inherit_processors(&parent, &folder)?;
+        }
+        let procs = folder.join("cgroup.procs");
+        files.push(fs::OpenOptions::new().write(true).open(&procs).map_err(naming(&procs))?);
+    }
+    Ok(files)
+}
+
+/// On v1 a new group may run nowhere, until it is told.
+fn inherit_processors(parent: &Path, folder: &Path) -> io::Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let (above, own) = (parent.join(name), folder.join(name));
+        let unset = fs::read_to_string(&own).is_ok_and(|text| text.trim().is_empty());
+        // On v2 what is unset is inherited.
+        if unset && !folder.join("cgroup.controllers").exists() {
+            fs::write(&own, fs::read(&above).map_err(naming(&above))?).map_err(naming(&own))?;
+        }
+    }
+    Ok(())
+}
+
+fn naming(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// Where cgroup hierarchies are mounted, each once.
 ///
 /// # Errors
 /// Where the mount table cannot be read.
 pub fn hierarchies() -> io::Result<BTreeSet<PathBuf>> {
-    Ok(in_mount_table(&fs::read_to_string("/proc/self/mountinfo")?))
+    Ok(in_mount_table(&fs::read_to_string("/proc/thread-self/mountinfo")?))
 }
 
 fn in_mount_table(table: &str) -> BTreeSet<PathBuf> {

@@ -17,11 +17,16 @@ pub(super) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Makes the command's child the leader of a session of its own, out of reach of our terminal's
-/// signals, and has it write its pid to `pid_file` before its exec: there is no moment at which it
-/// runs and the file does not say so, whatever happens to us.
-pub(super) fn detach(command: &mut Command, pid_file: File) {
+/// signals, a member of the cgroups of these `cgroup.procs`, and has it write its pid to `pid_file`
+/// before its exec: there is no moment at which it runs and the file does not say so, whatever
+/// happens to us.
+pub(super) fn detach(command: &mut Command, pid_file: File, groups: Vec<File>) {
     let detach = move || {
         rustix::process::setsid()?;
+        for group in &groups {
+            // The writer itself is meant.
+            rustix::io::write(group, b"0")?;
+        }
         let mut digits = [0u8; 12];
         let text = decimal(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs(), &mut digits);
         // SAFETY: write(2) is async-signal-safe; the descriptor is open, since the closure owns
@@ -30,7 +35,7 @@ pub(super) fn detach(command: &mut Command, pid_file: File) {
         if usize::try_from(written) == Ok(text.len()) { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
     // SAFETY: between fork and exec in a process that had threads only async-signal-safe calls are
-    // allowed: these are three system calls and arithmetic, no allocation and no lock.
+    // allowed: these are system calls and arithmetic, no allocation and no lock.
     unsafe {
         command.pre_exec(detach);
     }
@@ -60,7 +65,7 @@ mod tests {
         let path = folder.path().join("pid");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "cut -d' ' -f6 /proc/$$/stat"]).stdout(std::process::Stdio::piped());
-        detach(&mut command, File::create(&path).unwrap());
+        detach(&mut command, File::create(&path).unwrap(), Vec::new());
         let child = command.spawn().unwrap();
         let pid = child.id();
         let session = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();

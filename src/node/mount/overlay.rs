@@ -223,7 +223,7 @@ impl Overlays {
         match quota::support(&layers).map_err(attempting("asking for quotas"))? {
             Support::Enforced => Ok(()),
             Support::Counted | Support::None => {
-                let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+                let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
                 let why = quota::explain(&layers, &table);
                 Err(invalid(format!(
                     "limits.disk_limits cannot be kept on this node: {why}; or ask again without them"

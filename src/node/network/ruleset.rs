@@ -18,6 +18,7 @@
 //! may still drop.
 
 use super::names::Names;
+use crate::own;
 use gardend_controller::ports::{NodeError, NodeErrorKind};
 use ipnet::IpNet;
 use std::io::Write;
@@ -176,18 +177,15 @@ pub(super) fn remove(names: &Names) -> std::io::Result<()> {
 }
 
 fn run(script: &str) -> Result<(), String> {
-    let mut nft = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                "there is no program nft; install the package nftables, or use --network none".to_owned()
-            }
-            _ => format!("cannot start nft: {error}"),
-        })?;
+    let mut nft = Command::new("nft");
+    nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // A node may have none; the image brings one.
+    let mut nft = own::program(&mut nft).and_then(Command::spawn).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "there is no program nft; install the package nftables, or use --network none".to_owned()
+        }
+        _ => format!("cannot start nft: {error}"),
+    })?;
     if let Some(mut stdin) = nft.stdin.take() {
         // Where it does not read, it says why.
         let _ = stdin.write_all(script.as_bytes());

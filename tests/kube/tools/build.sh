@@ -4,7 +4,7 @@
 #   apiserver  kube-apiserver kubectl
 #   cluster    kube-controller-manager kube-scheduler kubelet kube-proxy
 #   helm       helm
-#   runc       runc (needs gcc, pkg-config and libseccomp-dev)
+#   runc       runc, static: it is in gardend's image too (needs gcc, pkg-config and libseccomp-dev)
 #   lint       kubeconform helm-unittest
 # The folder's name has a hash of the go.mod files and of this script: another version is another folder, and builds
 # of two clones do not meet. A program appears there whole or not at all.
@@ -51,7 +51,7 @@ for set in "$@"; do
     cluster) build kubernetes 0 "" "$stamps" $command/kube-controller-manager $command/kube-scheduler \
                $command/kubelet $command/kube-proxy;;
     helm) build kubernetes 0 "" "$stamps" helm.sh/helm/v4/cmd/helm;;
-    runc) build runc 1 seccomp "" github.com/opencontainers/runc;;
+    runc) build runc 1 "seccomp osusergo netgo" "-extldflags -static" github.com/opencontainers/runc;;
     lint) build kubeconform 0 "" "" github.com/yannh/kubeconform/cmd/kubeconform
           build helm-unittest 0 "" "" github.com/helm-unittest/helm-unittest/cmd/helm-unittest;;
     *) echo "build.sh: no such set: $set" >&2; exit 2;;

@@ -2,7 +2,8 @@
 //!
 //! For: nodes where no containerd is there to be used. It has its own configuration, root, state
 //! and socket below our folders, runs in a session of its own, and is started again, with growing
-//! pauses, when it dies. Its containers and shims outlive it, and it outlives us: the next gardend
+//! pauses, when it dies. Where gardend is in a pod, that is outside of the pod's cgroup, by programs
+//! that were copied to the host ([`settle`]). Its containers and shims outlive it, and it outlives us: the next gardend
 //! finds it by its pid file and command line and goes on watching it; it is never started twice
 //! (a lock holds off a second gardend, and the pid is noted down before the exec).
 //!
@@ -15,13 +16,19 @@
 //! Leaves to others: whether it is healthy in any other sense than answering.
 
 mod config;
+mod install;
 mod logs;
 mod process;
 
+pub use install::settle;
+
+use super::cgroups::{TOP, open_to_join};
 use super::connection::Connection;
+use super::labels::OwnerMark;
 use super::listening::{self, Expected};
 use super::{NAMESPACE, searchable};
 use crate::node::place::Folders;
+use crate::own;
 use process::Process;
 use std::fs::{self, File};
 use std::io;
@@ -97,6 +104,8 @@ struct Places {
     pid_file: PathBuf,
     lock: PathBuf,
     log: PathBuf,
+    /// Its cgroup below those of all hierarchies, where ours is a pod's.
+    group: Option<PathBuf>,
 }
 
 /// The socket's name in its folder.
@@ -113,7 +122,17 @@ impl Places {
             log: root.join("containerd.log"),
             root,
             state,
+            group: None,
         }
+    }
+
+    /// The same, with a group that is not the pod's.
+    fn apart_from_pod(self, folders: &Folders) -> io::Result<Self> {
+        if !own::is_away()? {
+            return Ok(self);
+        }
+        let owner = OwnerMark::of(folders.state(), folders.run())?;
+        Ok(Self { group: Some(Path::new(TOP).join(format!("containerd-{owner}"))), ..self })
     }
 }
 
@@ -143,6 +162,7 @@ impl Managed {
         for folder in [folders.state(), folders.run(), &places.root, &places.state] {
             searchable(folder).map_err(file("cannot make", folder))?;
         }
+        let places = places.apart_from_pod(folders).map_err(file("cannot look at", folders.state()))?;
         if places.socket.as_os_str().len() > LONGEST_SOCKET {
             let reason = io::Error::other(format!(
                 "a socket's path has at most {LONGEST_SOCKET} bytes; choose a shorter --run-dir"

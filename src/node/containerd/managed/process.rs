@@ -55,7 +55,8 @@ impl Process {
         command.arg("--config").arg(&places.config).current_dir("/");
         command.env("PATH", path_with(binary)?);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        sys::detach(&mut command, File::create(&places.pid_file)?);
+        let groups = places.group.as_deref().map(super::open_to_join).transpose()?;
+        sys::detach(&mut command, File::create(&places.pid_file)?, groups.unwrap_or_default());
         let child = command.spawn()?;
         let pid = child.id();
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("odd pid"))?;

@@ -1,0 +1,14 @@
+//! gardend on a real cluster of one node: installed by helm, in a pod, with kubelet, the node's own
+//! containerd and pods of others beside it.
+//!
+//! `make test-cluster` runs them, on a node of their own (tests/cluster/in-node.sh) that ends with
+//! them: the paths that they use are the node's usual ones. GARDEND_CLUSTER_TOOLS names the folder
+//! with the programs of Kubernetes, GARDEND_CLUSTER_CONTAINERD the one with containerd,
+//! GARDEND_CLUSTER_IMAGE gardend's image. Tests share the cluster and take turns.
+
+mod cluster;
+mod garden;
+mod node;
+mod pods;
+mod release;
+mod survival;
