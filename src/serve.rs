@@ -98,7 +98,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     announce(listeners.iter().map(Listener::address));
     let shown = cluster.map(|place| {
         let options = cluster::options(&config, place.node.clone(), report.as_ref(), &machine, &folders);
-        Kube::start(place, options, controller.clone())
+        Kube::start(place, options, controller.clone(), counted.kube)
     });
     let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);
     let garden = match secure {
