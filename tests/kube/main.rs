@@ -13,4 +13,5 @@ mod outage;
 mod redaction;
 mod rights;
 mod server;
+mod tokens;
 mod world;
