@@ -24,6 +24,7 @@ mod lease;
 mod mirror;
 mod names;
 mod options;
+mod review;
 mod shown;
 
 pub use client::{ConnectError, Place, connect};
@@ -31,6 +32,7 @@ pub use gardend_crds::Versions;
 pub use gauges::{Figures, Gauges};
 pub use names::{NodeName, container_object};
 pub use options::{Detail, Keeping, NodeFacts, Options};
+pub use review::Reviewer;
 pub use shown::{ArgumentsAllowed, Shown, ShownPolicy, show};
 
 use events::Announcer;
