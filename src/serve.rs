@@ -32,13 +32,13 @@ use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::observe::Observing;
 use gardend_controller::ports::{Network, Rootfs};
-use gardend_controller::{Controller, NetworkOptions, Node, Options};
+use gardend_controller::{Controller, Drain, NetworkOptions, Node, Options};
 use prometheus_client::metrics::counter::Counter;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serves until told to stop.
 pub async fn serve(sources: Sources) -> Result<()> {
@@ -60,6 +60,8 @@ pub async fn serve(sources: Sources) -> Result<()> {
     process::raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Taken early: by default it would end us.
+    let drain = signal(SignalKind::user_defined1())?;
 
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
@@ -81,6 +83,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let options = Options { observing: Observing::by(counted.events), ..options };
     let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
     watching.started(controller.clone(), containerd);
+    let drained_by_signal = tokio::spawn(drain_when_told(drain, controller.clone()));
 
     let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
     announce(listeners.iter().map(Listener::address));
@@ -104,6 +107,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     if let Some(shown) = shown {
         shown.stop().await;
     }
+    drained_by_signal.abort();
     controller.shutdown().await;
     drop(watching);
     if let Some(traces) = traces {
@@ -120,6 +124,15 @@ fn with_own_files(mut config: ServeConfig) -> Result<ServeConfig> {
         *path = own::file(path).with_context(|| format!("cannot find {option} {}", path.display()))?;
     }
     Ok(config)
+}
+
+/// SIGUSR1 drains the node, as `gardend drain` does.
+async fn drain_when_told(mut told: Signal, controller: Controller) {
+    while told.recv().await.is_some() {
+        if let Err(error) = controller.drain(Drain::Refuse).await {
+            tracing::error!(%error, "SIGUSR1: the node is not being drained");
+        }
+    }
 }
 
 /// What a backend brings along.
@@ -367,6 +380,7 @@ fn network_options(config: &NetworkConfig) -> Result<NetworkOptions> {
 fn options(config: &ServeConfig, folders: &Folders, network: Option<NetworkOptions>) -> Options {
     Options {
         max_containers: config.max_containers.get(),
+        pressure: config.pressure,
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
         places: folders.places(),

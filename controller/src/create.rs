@@ -48,6 +48,8 @@ impl Controller {
 
     async fn create_followed(&self, mut request: CreateRequest) -> Result<Handle, Error> {
         let _pass = self.shared.gate.enter()?;
+        // And once more with the admission; here before anything is asked of the node.
+        self.shared.state().takes_new()?;
         let properties: usize = request.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
         check_property_size(properties)?;
         request.properties.keys().try_for_each(|key| check_not_reserved(key))?;

@@ -2,6 +2,7 @@
 
 use crate::addresses::AddressError;
 use crate::ports::{FilesError, NodeError, SpawnError};
+use crate::pressure::Shortage;
 use crate::record::{Handle, InvalidName, ProcessId, Stage};
 
 /// Why a request was refused or failed. Its text is shown to clients.
@@ -25,6 +26,14 @@ pub enum Error {
         /// The limit in force.
         limit: usize,
     },
+    /// The node is being drained.
+    #[error(
+        "this node is being drained and takes no new containers; create it on another node, or let this one take containers again by `gardend drain --undo`"
+    )]
+    Draining,
+    /// The node has too little left of something.
+    #[error("this node takes no new containers for now: {0}; create it on another node, or try again later")]
+    Pressure(Shortage),
     /// Another destroy of the container runs.
     #[error("container already being destroyed: {0}")]
     AlreadyDestroying(Handle),

@@ -8,7 +8,9 @@
 //! that there are and were since. Views hold no environment, and arguments only where
 //! [`crate::Options::keep_arguments`] says so. Leaves to others: what is shown of it, and to whom.
 
+use crate::drain::drained;
 use crate::plan::{Place, Wanted};
+use crate::pressure::Pressure;
 use crate::record::{
     Addresses, BindMount, ContainerUid, Handle, Limits, OutOfMemory, Phase, PortIn, ProcessId, ProcessState,
     Properties, RootfsSource, SandboxId,
@@ -215,6 +217,12 @@ pub struct NodeView {
     pub pool_size: usize,
     /// Blank places that are.
     pub pool_ready: usize,
+    /// It is being drained.
+    pub draining: bool,
+    /// It is, and nothing is left.
+    pub drained: bool,
+    /// What it has too little of.
+    pub pressure: Pressure,
     /// Why containerd does not answer, while it does not.
     pub unavailable: Option<String>,
 }
@@ -249,7 +257,10 @@ impl Controller {
         let pooled = state.sandboxes.values().filter(|sandbox| sandbox.role == Role::Pooled);
         let mut node = NodeView {
             max_containers,
-            pool_size: self.shared.options.pool_size,
+            pool_size: state.pool_target(self.shared.options.pool_size),
+            draining: state.drain.is_some(),
+            drained: drained(&state),
+            pressure: state.pressure.clone(),
             pool_ready: pooled.count(),
             unavailable: state.unavailable.as_ref().map(ToString::to_string),
             ..NodeView::default()

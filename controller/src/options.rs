@@ -2,6 +2,7 @@
 
 use crate::observe::Observing;
 use crate::ports::{Files, Images, Metrics, Network, Processes, Resources, Rootfs, Sandboxes, Streams};
+use crate::pressure::PressureOptions;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -45,6 +46,8 @@ pub struct Options {
     pub network: Option<NetworkOptions>,
     /// Arguments of processes are kept in memory, for [`crate::ProcessView`]: they may be secrets.
     pub keep_arguments: bool,
+    /// How little of the node's memory and disks is too little.
+    pub pressure: PressureOptions,
     /// Who is told of what happens.
     pub observing: Observing,
 }
@@ -68,6 +71,7 @@ impl Default for Options {
             places: PathBuf::from("/run/gardend/places"),
             network: None,
             keep_arguments: false,
+            pressure: PressureOptions::default(),
             observing: Observing::default(),
         }
     }

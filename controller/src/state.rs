@@ -6,10 +6,12 @@
 //! Containers' records here are what the ledger holds, but for what [`crate::shared`] is writing.
 
 use crate::addresses::{AddressError, Asked, Pools};
+use crate::drain::Drain;
 use crate::error::Error;
 use crate::news::Followers;
 use crate::plan::{Observed, Place, Stopping, Wanted};
 use crate::ports::{NodeError, ReaderId};
+use crate::pressure::Pressure;
 use crate::record::{
     ContainerRecord, ContainerUid, Desired, Phase, ProcessId, ProcessRecord, ProcessState, ProcessUid, SandboxId,
     SandboxKind, Stage, StopMode,
@@ -46,6 +48,12 @@ pub struct State {
     pub network_fault: Option<NodeError>,
     /// When the sweeper last came to an end.
     pub swept: Option<Instant>,
+    /// How the node is being drained; `None`: it is not.
+    pub drain: Option<Drain>,
+    /// It was told that nothing is left.
+    pub told_drained: bool,
+    /// What the node has too little of.
+    pub pressure: Pressure,
 }
 
 /// A place.
@@ -168,6 +176,7 @@ impl State {
         if self.handles.contains_key(record.handle.as_str()) {
             return Err(Error::HandleInUse(record.handle));
         }
+        self.takes_new()?;
         if self.handles.len() >= limit {
             return Err(Error::LimitReached { limit });
         }
@@ -183,6 +192,19 @@ impl State {
         self.followers.changed(&container.record.uid);
         self.containers.insert(container.record.uid.clone(), container);
         Ok(())
+    }
+
+    /// Refuses new containers on a node that is being drained, or has too little left of something.
+    pub fn takes_new(&self) -> Result<(), Error> {
+        if self.drain.is_some() {
+            return Err(Error::Draining);
+        }
+        self.pressure.shortage().map_or(Ok(()), |shortage| Err(Error::Pressure(shortage)))
+    }
+
+    /// Blank places that there shall be of each kind in use, where an operator wants so many.
+    pub fn pool_target(&self, wanted: usize) -> usize {
+        if self.drain.is_some() { 0 } else { wanted }
     }
 
     /// A kind of place is in use from now on.

@@ -13,8 +13,8 @@
 use super::kube::{KubeArgs, KubeConfig};
 use super::network::{NetworkArgs, NetworkConfig, SmallMtu};
 use super::values::{
-    AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration,
-    parse_request_timeout,
+    AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, ThresholdText, parse_bytes,
+    parse_duration, parse_request_timeout, parse_threshold, some_threshold,
 };
 use crate::net::secure::SecureOptions;
 use crate::net::{Address, AddressError};
@@ -24,6 +24,7 @@ use crate::node::images::{Mirror, RegistryOptions};
 use crate::node::rights::PrivilegedMode;
 use crate::telemetry::{LogFilter, LogFormat};
 use clap::{Args, ValueEnum};
+use gardend_controller::{PressureOptions, Threshold};
 use schemars::JsonSchema;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -135,6 +136,16 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_IMAGE_MAX_BYTES", value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
     #[schemars(with = "BytesText")]
     image_max_bytes: Bytes,
+
+    /// New containers are refused while less memory than this is available: bytes, or a part in percent; 0: never
+    #[arg(long, env = "GARDEND_MIN_FREE_MEMORY", value_name = "BYTES|N%", default_value = "0", value_parser = parse_threshold)]
+    #[schemars(with = "ThresholdText")]
+    min_free_memory: Threshold,
+
+    /// New containers are refused while less than this is free on a disk of the state or the run folder; 0: never
+    #[arg(long, env = "GARDEND_MIN_FREE_DISK", value_name = "BYTES|N%", default_value = "0", value_parser = parse_threshold)]
+    #[schemars(with = "ThresholdText")]
+    min_free_disk: Threshold,
 
     /// Containers at most
     #[arg(long, env = "GARDEND_MAX_CONTAINERS", value_name = "N", default_value = "250", value_parser = parse_max_containers)]
@@ -261,6 +272,8 @@ pub struct ServeConfig {
     pub image_max_age: Option<Duration>,
     /// What images may take before unused ones go; `None`: no bound.
     pub image_max_bytes: Option<Bytes>,
+    /// How little memory and disk is too little for new containers.
+    pub pressure: PressureOptions,
     /// Containers at most.
     pub max_containers: NonZeroUsize,
     /// Grace time of a container that names none; `None`: none.
@@ -496,6 +509,10 @@ impl ServeArgs {
             },
             image_max_age: Some(self.image_max_age).filter(|age| !age.is_zero()),
             image_max_bytes: Some(self.image_max_bytes).filter(|bytes| bytes.0 > 0),
+            pressure: PressureOptions {
+                memory: some_threshold(self.min_free_memory),
+                disk: some_threshold(self.min_free_disk),
+            },
             max_containers: self.max_containers,
             default_grace_time: Some(self.default_grace_time).filter(|time| !time.is_zero()),
             pool_size: self.pool_size.into(),

@@ -14,6 +14,8 @@ pub mod disk;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
+mod headroom;
+#[cfg(target_os = "linux")]
 pub mod hooks;
 #[cfg(target_os = "linux")]
 pub mod host;

@@ -3,7 +3,7 @@
 use super::Call;
 use super::ports::{Life, not_there};
 use crate::ports::{
-    CpuUsage, DiskUsage, Measured, MemoryUsage, Metrics, NodeError, OomSeen, PidUsage, Resources, Usage,
+    CpuUsage, DiskUsage, Headroom, Measured, MemoryUsage, Metrics, NodeError, OomSeen, PidUsage, Resources, Usage,
 };
 use crate::record::{ContainerSpec, ContainerUid, Limits, SandboxId};
 use async_trait::async_trait;
@@ -79,5 +79,9 @@ impl Metrics for Life {
             Ok(usages) => usages,
             Err(error) => of.iter().map(|_| Err(error.clone())).collect(),
         }
+    }
+
+    async fn headroom(&self) -> Result<Headroom, NodeError> {
+        self.plain(Call::Headroom, |world| Ok(world.headroom.clone())).await
     }
 }

@@ -21,6 +21,7 @@ mod store;
 mod tests;
 mod writer;
 
+use crate::drain::Drain;
 use crate::observe::Observing;
 use crate::record::{ContainerRecord, ContainerUid, ProcessRecord, ProcessState, ProcessUid, SandboxId, SandboxRecord};
 use std::path::{Path, PathBuf};
@@ -87,6 +88,8 @@ pub enum Change {
     PutSandbox(SandboxRecord),
     DeleteSandbox(SandboxId),
     BootId(String),
+    /// How the node is being drained; `None`: it is not.
+    Drain(Option<Drain>),
     /// Something that changes nothing, to see whether new records can be written.
     Probe,
 }
@@ -109,6 +112,8 @@ pub struct Contents {
     pub sandboxes: Vec<SandboxRecord>,
     /// The boot in which it was last opened.
     pub boot_id: Option<String>,
+    /// How the node is being drained; `None`: it is not.
+    pub drain: Option<Drain>,
 }
 
 /// The ledger. Cheap to clone; all clones are one. The file is closed with the last of them.

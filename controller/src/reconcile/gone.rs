@@ -3,6 +3,7 @@
 
 use super::ready::refused_by_ledger;
 use super::{Done, Subject, know};
+use crate::drain;
 use crate::ledger::{Change, Durable};
 use crate::news::{Incident, IncidentKind};
 use crate::plan::{Place, Wanted};
@@ -156,5 +157,6 @@ pub(super) async fn forget(shared: &Arc<Shared>, subject: &Subject) -> Done {
     for process in processes {
         shared.node.streams.forget(&process).await;
     }
+    drain::tell(shared);
     Done::Verdict(Verdict::Rest)
 }
