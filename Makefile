@@ -6,7 +6,7 @@
 # make macos  what compiles for macOS does so, without a Mac
 # make image  gardend as a container image, build/gardend-image.tar
 # make crds   the custom resource definitions, printed anew into crds/
-# make docs   docs/configuration.md and its schema, printed anew from the options
+# make docs   what is generated from options and values: docs/configuration.md, the chart's README and schemas
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -30,7 +30,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-kube test-cluster test-go test-v2 lint macos bench soak image crds docs setup tools FORCE
+.PHONY: run build test test-rust test-kube test-chart test-image test-cluster test-go test-v2 lint macos bench soak image crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -48,7 +48,7 @@ tools: setup
 	@scripts/build-tools.sh >/dev/null
 
 # One after the other: what one leaves behind is counted, and the machine has to be its own.
-test: test-rust test-kube test-cluster test-go test-v2
+test: test-rust test-kube test-chart test-image test-cluster test-go test-v2
 
 # Everything in Rust, the faults (tests/faults/) included; some of it makes containers.
 test-rust: tools
@@ -61,6 +61,14 @@ test-kube: setup
 # gardend in a pod, installed by helm on a real cluster of one node.
 test-cluster: tools
 	scripts/test-cluster.sh
+
+# What the chart makes of its values, and what an API server says of it.
+test-chart: setup
+	scripts/test-chart.sh
+
+# The image: what is in it, and that it is the same whoever makes it.
+test-image: setup build
+	scripts/test-image.sh "$(TARGET)/release/gardend"
 
 test-go: tools go.work
 	cargo build --locked --bin gardend

@@ -2,7 +2,7 @@
 # image.sh GARDEND [NAME:TAG]: packs gardend as an image, localhost/gardend:dev unless told otherwise, without a registry
 # and without a container: build/gardend-image.tar for `ctr images import`, and build/gardend-image.sbom.json. In it:
 #   gardend and the nft that it calls, with the libraries that they load, from this machine's Debian packages
-#   /usr/lib/gardend/bin  containerd, its shim and runc, for `containerd: managed`: static, as they run on the host
+#   /usr/libexec/gardend  containerd, its shim and runc, for `containerd: managed`: static, as they run on the host
 #   authorities of registries (ca-certificates), and a user without rights, for `gardend proxy`
 # What changes rarely is in layers of its own. The same commit and packages give the same bytes.
 set -euo pipefail
@@ -22,7 +22,7 @@ containerd=$(scripts/build-tools.sh)
 runc=$(tests/kube/tools/build.sh runc)
 
 # A tree of today's Debian: /usr has everything.
-mkdir -p "$base"/{usr/{bin,sbin,lib,lib64},etc/ssl/certs,run,tmp,var} "$runtime/usr/lib/gardend/bin" \
+mkdir -p "$base"/{usr/{bin,sbin,lib,lib64},etc/ssl/certs,run,tmp,var} "$runtime/usr/libexec/gardend" \
   "$own"/usr/{bin,share/doc/gardend}
 chmod 1777 "$base/tmp"
 for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$base/$folder"; done
@@ -48,15 +48,15 @@ while read -r file; do
 done <"$scratch/files" | sed 's/[:,].*//' | sort -u >"$scratch/names"
 xargs dpkg-query --show --showformat '${Package} ${Version}\n' <"$scratch/names" | sort -u >"$scratch/packages"
 
-install -m 0755 "$containerd/containerd" "$containerd/containerd-shim-runc-v2" "$runc/runc" "$runtime/usr/lib/gardend/bin/"
-for program in "$runtime"/usr/lib/gardend/bin/*; do
+install -m 0755 "$containerd/containerd" "$containerd/containerd-shim-runc-v2" "$runc/runc" "$runtime/usr/libexec/gardend/"
+for program in "$runtime"/usr/libexec/gardend/*; do
   ! ldd "$program" >/dev/null 2>&1 || { echo "image.sh: ${program##*/} is not static: a host may lack its libraries" >&2; exit 1; }
 done
 
 install -m 0755 "$gardend" "$own/usr/bin/gardend"
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)}
 export SOURCE_DATE_EPOCH
-scripts/image/sbom.py . "$scratch/packages" "$runtime"/usr/lib/gardend/bin/* >"$scratch/sbom.json"
+scripts/image/sbom.py . "$scratch/packages" "$runtime"/usr/libexec/gardend/* >"$scratch/sbom.json"
 install -m 0644 "$scratch/sbom.json" "$own/usr/share/doc/gardend/sbom.cdx.json"
 install -m 0644 LICENSE "$own/usr/share/doc/gardend/LICENSE"
 

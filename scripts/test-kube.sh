@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 
-tools=$(tests/kube/tools/build.sh apiserver)
+tools=$(tests/kube/tools/build.sh apiserver helm)
 runner=$(mktemp)
 trap 'rm -f "$runner"' EXIT
 cat >"$runner" <<'S'

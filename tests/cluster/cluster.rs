@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Where start.sh keeps what is the cluster's.
 const STATE: &str = "/run/cluster";
+/// How long a [`sleeper`] sleeps: told from the pause of a sandbox by its command line.
+pub const SLEEP: &str = "2147480000";
 /// The one node.
 pub const NODE: &str = "node1";
 
@@ -89,7 +91,7 @@ pub fn sleeper(name: &str) -> Value {
             "terminationGracePeriodSeconds": 0,
             "containers": [{
                 "name": "main", "image": "localhost/busybox:1", "imagePullPolicy": "Never",
-                "command": ["sleep", "2147483647"],
+                "command": ["sleep", SLEEP],
             }],
         },
     })

@@ -7,4 +7,9 @@
 //! GARDEND_CLUSTER_IMAGE gardend's image. Tests share the cluster and take turns.
 
 mod cluster;
+mod concourse;
+mod garden;
+mod node;
 mod pods;
+mod release;
+mod survival;

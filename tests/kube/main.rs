@@ -1,6 +1,6 @@
 //! gardend's custom resources and its mirror, against a real etcd and kube-apiserver.
 //!
-//! `make test-kube` runs them; GARDEND_KUBE_TOOLS names the folder with kube-apiserver and kubectl
+//! `make test-kube` runs them; GARDEND_KUBE_TOOLS names the folder with kube-apiserver, kubectl and helm
 //! (tests/kube/tools/build.sh). Behind the controller is the fake node: what is tried here is what
 //! the cluster sees of it.
 

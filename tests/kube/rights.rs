@@ -11,19 +11,13 @@ use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-fn templates(namespace: &str) -> Vec<Value> {
-    let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("charts/gardend/templates");
-    let mut objects = Vec::new();
-    for name in ["rbac.yaml", "admission.yaml"] {
-        let text = std::fs::read_to_string(folder.join(name)).unwrap().replace("{{ .Release.Namespace }}", namespace);
-        assert!(!text.contains("{{"), "{name} asks for more than the release's namespace");
-        let documents = serde_yaml::Deserializer::from_str(&text);
-        objects.extend(documents.map(|document| <Value as serde::Deserialize>::deserialize(document).unwrap()));
-    }
-    objects
+/// What the chart makes of rights and policies.
+fn templates(server: &Server, namespace: &str) -> Vec<Value> {
+    let text = server.chart(namespace, &["templates/rbac.yaml", "templates/admission.yaml"], &[]);
+    let documents = serde_yaml::Deserializer::from_str(&text);
+    documents.map(|document| <Value as serde::Deserialize>::deserialize(document).unwrap()).collect()
 }
 
 /// On an API server of its own: the policy is for all of a cluster.
@@ -31,7 +25,7 @@ fn templates(namespace: &str) -> Vec<Value> {
 async fn the_chart_s_rights_and_policy_are_enough_and_no_more() {
     let server = Arc::new(Server::start());
     let namespace = World::on(Arc::clone(&server)).await.place.namespace;
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": templates(&namespace) });
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": templates(&server, &namespace) });
     let applied = server.kubectl_with(&["apply"], &list);
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
     mirrored_objects_are_written_by_their_node_s_gardend_and_nobody_else(&server, &namespace).await;

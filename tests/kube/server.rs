@@ -54,6 +54,17 @@ impl Server {
         server
     }
 
+    /// What helm makes of these templates of the chart's.
+    pub fn chart(&self, namespace: &str, templates: &[&str], values: &[&str]) -> String {
+        let mut helm = Command::new(self.tools.join("helm"));
+        helm.args(["template", "gardend"]).arg(source("charts/gardend"));
+        helm.args(["--namespace", namespace, "--kube-version", "1.37"]).env("HOME", self.path());
+        helm.args(templates.iter().flat_map(|name| ["--show-only", name]));
+        let output = helm.args(values.iter().flat_map(|value| ["--set", value])).output().expect("helm runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("YAML")
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

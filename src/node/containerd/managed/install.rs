@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Where gardend's image has it.
-const OF_IMAGE: &str = "/usr/lib/gardend/bin/containerd";
+const OF_IMAGE: &str = "/usr/libexec/gardend/containerd";
 /// What may lie beside containerd and is found by its name: its shim, and runtimes.
 const BESIDE: [&str; 3] = ["containerd-shim-runc-v2", "runc", "crun"];
 const UNFINISHED: &str = ".unfinished-";

@@ -1,0 +1,69 @@
+{{- define "gardend.selector" -}}
+app.kubernetes.io/name: gardend
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "gardend.labels" -}}
+{{ include "gardend.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "gardend.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "gardend.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether gardend speaks to the API server. */}}
+{{- define "gardend.mirrors" -}}
+{{- if and .Values.mirror.enabled (ne .Values.mirror.detail "off") }}true{{ end }}
+{{- end }}
+
+{{/* What the chart's own values say of gardend's options. */}}
+{{- define "gardend.config" -}}
+mount-namespace: host
+listen: {{ toJson .Values.garden.listen }}
+{{- with .Values.garden.socketGroup }}
+listen-group: {{ . | toString | quote }}
+{{- end }}
+containerd: {{ if eq .Values.containerd.mode "managed" }}managed{{ else }}{{ .Values.containerd.socket }}{{ end }}
+runtime: {{ .Values.runtime }}
+metrics-listen: {{ printf "%s:%d" (ternary (printf "[%s]" .Values.metrics.host) .Values.metrics.host (contains ":" .Values.metrics.host)) (int .Values.metrics.port) | quote }}
+{{- with .Values.garden.tls.secretName }}
+tls-cert: /etc/gardend/tls/tls.crt
+tls-key: /etc/gardend/tls/tls.key
+{{- end }}
+{{- if .Values.garden.tls.clientCertificates }}
+tls-client-ca: /etc/gardend/tls/ca.crt
+{{- end }}
+{{- if .Values.garden.tls.tokenSecretName }}
+token-file: /etc/gardend/tokens/tokens
+{{- end }}
+{{- if include "gardend.mirrors" . }}
+kube: mirror
+kube-namespace: {{ .Release.Namespace }}
+kube-detail: {{ .Values.mirror.detail }}
+kube-arguments: {{ .Values.mirror.arguments }}
+kube-writes-per-second: {{ .Values.mirror.writesPerSecond }}
+kube-write-burst: {{ .Values.mirror.writeBurst }}
+{{- with .Values.mirror.properties }}
+kube-property: {{ toJson . }}
+{{- end }}
+{{- else }}
+kube: "off"
+{{- end }}
+{{- end }}
+
+{{/* Kubelet asks the node's address; what listens on another one has to be asked there. */}}
+{{- define "gardend.probeHost" -}}
+{{- if not (has .Values.metrics.host (list "0.0.0.0" "::")) }}, host: {{ .Values.metrics.host | quote }}{{ end }}
+{{- end }}
