@@ -40,7 +40,8 @@ fn worker(values: &Value) -> Value {
 
 /// An image with the program, and a root for its containers.
 fn bring_image(cluster: &Cluster) {
-    let program = std::env::var("GARDEND_CLUSTER_WORKER").expect("GARDEND_CLUSTER_WORKER is set: run `make test-cluster`");
+    let program =
+        std::env::var("GARDEND_CLUSTER_WORKER").expect("GARDEND_CLUSTER_WORKER is set: run `make test-cluster`");
     let folder = tempfile::tempdir().expect("a folder");
     let at = |path: &str| folder.path().join(path);
     for path in ["image/bin", "image/root/bin", "image/root/tmp"] {
@@ -65,7 +66,8 @@ fn a_worker_in_a_pod_makes_containers_on_overlays_of_its_own() {
     let release = Release::install(&cluster, &[&format!("garden.socketGroup={group}")]);
     bring_image(&cluster);
     cluster.apply(&worker(&values));
-    let wait = ["wait", "--for=jsonpath={.status.containerStatuses[?(@.name==\"worker\")].state.terminated}", "pod/worker"];
+    let wait =
+        ["wait", "--for=jsonpath={.status.containerStatuses[?(@.name==\"worker\")].state.terminated}", "pod/worker"];
     let ended = cluster.try_kubectl(&[wait.as_slice(), &["--timeout=90s"]].concat());
     let log = cluster.kubectl(&["logs", "worker", "--all-containers"]);
     assert!(ended.status.success(), "{log}");

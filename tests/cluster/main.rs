@@ -6,10 +6,13 @@
 //! with the programs of Kubernetes, GARDEND_CLUSTER_CONTAINERD the one with containerd,
 //! GARDEND_CLUSTER_IMAGE gardend's image. Tests share the cluster and take turns.
 
+#[path = "../cli_support/mod.rs"]
+mod cli_support;
 mod cluster;
 mod concourse;
 mod garden;
 mod node;
+mod plugin;
 mod pods;
 mod release;
 mod survival;
