@@ -4,9 +4,12 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
+pub mod census;
 mod cluster;
+mod departure;
 mod host;
 
+use self::departure::Departure;
 use crate::watching::{Counted, Watching};
 use anyhow::{Context, Result, anyhow, bail};
 use gardend::config::{self, Backend, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
@@ -75,13 +78,19 @@ pub async fn serve(sources: Sources) -> Result<()> {
     if settings.is_some() {
         ids::settle(&folders, &config.id_map)?;
     }
-    let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
-    let Parts { node, options, machine, managed, containerd, report } = match settings {
+    let ledger = Ledger::open(&folders.state().join(Folders::LEDGER))?;
+    let Parts { node, options, machine, managed, containerd, report, images } = match settings {
         Some(settings) => on_containerd(&config, &folders, settings, &counted).await?,
         None => host::on_host(&config, &folders)?,
     };
     let options = Options { observing: Observing::by(counted.events), ..options };
     let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
+    let departure = Departure {
+        folders: folders.clone(),
+        containerd: containerd.clone(),
+        images,
+        network: config.network.is_some(),
+    };
     watching.started(controller.clone(), containerd);
     let drained_by_signal = tokio::spawn(drain_when_told(drain, controller.clone()));
 
@@ -110,11 +119,10 @@ pub async fn serve(sources: Sources) -> Result<()> {
     drained_by_signal.abort();
     controller.shutdown().await;
     drop(watching);
+    departure.of(&controller, managed).await;
     if let Some(traces) = traces {
         traces.finish().await;
     }
-    // A managed containerd is left running: it is what the containers' shims report to.
-    drop(managed);
     Ok(())
 }
 
@@ -145,6 +153,8 @@ struct Parts {
     report: Option<Report>,
     /// Where there is one to watch over.
     containerd: Option<Arc<Containerd>>,
+    /// Where there are any.
+    images: Option<ImageNode>,
 }
 
 /// The backend `containerd`.
@@ -209,7 +219,7 @@ async fn on_containerd(
     let node = Node {
         sandboxes: sandboxes.clone(),
         rootfs: with_hooks(rootfs, config.oci_hooks_dir.as_deref(), folders)?,
-        images: Arc::new(images),
+        images: Arc::new(images.clone()),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
@@ -226,6 +236,7 @@ async fn on_containerd(
         managed,
         containerd: Some(sandboxes),
         report: Some(report),
+        images: Some(images),
     })
 }
 

@@ -4,6 +4,8 @@
 #[cfg(target_os = "linux")]
 pub mod blank;
 #[cfg(target_os = "linux")]
+pub mod census;
+#[cfg(target_os = "linux")]
 pub mod cgroup;
 #[cfg(target_os = "linux")]
 pub mod check;

@@ -15,6 +15,7 @@
 //! memory is the same.
 
 mod open;
+mod peek;
 mod schema;
 mod store;
 #[cfg(test)]
@@ -179,6 +180,15 @@ impl Ledger {
             Way::Thread(writer) => writer.load().await,
             Way::Inline(store) => lock(store).load(),
         }
+    }
+
+    /// Reads all that the ledger at `path` holds, also while a gardend uses it; nothing where there
+    /// is none. Nothing is changed. Blocks.
+    ///
+    /// # Errors
+    /// [`LedgerError`] says what cannot be read.
+    pub fn peek(path: &Path) -> Result<Contents, LedgerError> {
+        peek::peek(path)
     }
 
     /// Hands a batch over. What is submitted first is written first.

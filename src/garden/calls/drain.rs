@@ -13,7 +13,7 @@ pub(crate) async fn view(State(garden): State<Garden>) -> Json<DrainStand> {
 
 pub(crate) async fn begin(State(garden): State<Garden>, body: Body) -> Answer<DrainStand> {
     let asked: DrainAsked = read_json(body, "how far to drain, as in {\"drain\":\"refuse\"}").await?;
-    garden.controller.drain(asked.drain).await?;
+    garden.controller.drain(asked.drain()?).await?;
     Ok(view(State(garden)).await)
 }
 

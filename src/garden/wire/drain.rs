@@ -1,13 +1,25 @@
 //! Draining, in gardend's own calls. Nothing of these shapes is Garden's.
 
+use super::Unacceptable;
 use gardend_controller::{Drain, DrainView, Remaining};
 use serde::{Deserialize, Serialize};
 
 /// The body of a drain.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct DrainAsked {
-    /// `refuse`, `destroy` or `uninstall`.
-    pub(crate) drain: Drain,
+    drain: String,
+}
+
+impl DrainAsked {
+    pub(crate) fn drain(&self) -> Result<Drain, Unacceptable> {
+        match self.drain.as_str() {
+            "refuse" => Ok(Drain::Refuse),
+            "destroy" => Ok(Drain::Destroy),
+            "uninstall" => Ok(Drain::Uninstall),
+            other => Err(Unacceptable::field("drain", format!("is {other:?}; say refuse, destroy or uninstall"))),
+        }
+    }
 }
 
 /// How far it is.
