@@ -17,7 +17,7 @@ use gardend::garden::{self, Garden, Machine};
 use gardend::kube::Kube;
 use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
-use gardend::node::cgroup::{Groups, Layout, ResourceNode};
+use gardend::node::cgroup::{Groups, Layout, ResourceNode, Together};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::{self, Managed};
 use gardend::node::containerd::{self, Containerd, Runtime};
@@ -207,6 +207,13 @@ async fn on_containerd(
     let images = ImageNode::new(sandboxes.connection().clone(), sandboxes.owner().clone(), image_options)?;
     let rootfs = MountNode::new(folders.clone(), mount_options)?.with_images(images.clone());
     let groups = Groups::new(Layout::of_machine().context("cannot find the cgroups")?, sandboxes.cgroups().clone());
+    let together =
+        Together { memory: config.containers_memory_max.map(|bytes| bytes.0), processors: config.containers_cpu_max };
+    // Those that run go on, in what was in force: they are not to be without a gardend.
+    if let Err(error) = groups.limit_together(together) {
+        tracing::error!(%error, "what all containers may have together is not bound as --containers-memory-max and \
+                                 --containers-cpu-max say");
+    }
     let resources = ResourceNode::new(folders.clone(), groups.clone());
     let process_options = process::Options { spool_bytes: config.spool_size.0, ..process::Options::default() };
     let process_images = Images::new(folders.clone(), rootfs.clone(), sandboxes.cgroups().clone())
@@ -215,7 +222,7 @@ async fn on_containerd(
         .context("cannot prepare the process lanes")?
         .with_images(process_images)
         .with_groups(groups.clone());
-    let together = groups;
+    let all = groups;
     let node = Node {
         sandboxes: sandboxes.clone(),
         rootfs: with_hooks(rootfs, config.oci_hooks_dir.as_deref(), folders)?,
@@ -227,7 +234,7 @@ async fn on_containerd(
         network: network(config.network.as_ref(), folders, counted.table_restores.clone())?,
         metrics: Arc::new(resources),
     };
-    let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
+    let machine = Machine::new(folders.state()).with_memory_limit(move || all.memory_of_all());
     let network = config.network.as_ref().map(network_options).transpose()?;
     Ok(Parts {
         node,
