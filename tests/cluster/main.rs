@@ -7,11 +7,14 @@
 //! GARDEND_CLUSTER_IMAGE gardend's image, GARDEND_CLUSTER_WORKER the program of tests/go/worker.
 //! Tests share the cluster and take turns.
 
+#[path = "../cli_support/mod.rs"]
+mod cli_support;
 mod cluster;
 mod concourse;
 mod garden;
 mod managed;
 mod node;
+mod plugin;
 mod pods;
 mod release;
 mod survival;
