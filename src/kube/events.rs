@@ -105,6 +105,7 @@ fn event(incident: &Incident) -> Event {
         IncidentKind::Stuck => ("Stuck", "Destroying"),
         IncidentKind::ProcessLost => ("ProcessLost", "Running"),
         IncidentKind::CreateFailed => ("CreateFailed", "Creating"),
+        IncidentKind::ProcessRestarted => ("ProcessRestarted", "Restarting"),
     };
     let words = format!("container '{}': {}", incident.handle, incident.message);
     Event {

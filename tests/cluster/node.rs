@@ -93,7 +93,7 @@ impl Left {
         Self {
             processes: Running::all().into_iter().filter(is_ours).map(|one| one.command).collect(),
             cgroups: cgroups(),
-            mounts: of_gardend(lines(fs::read_to_string("/proc/self/mountinfo").expect("mounts")), "/gardend"),
+            mounts: mounts(),
             links: of_gardend(told("ip", &["-o", "link"]), ": gd"),
             rules: of_gardend(told("nft", &["list", "tables"]), "gardend")
                 .union(&of_gardend(told("ip", &["rule"]), "fwmark"))
@@ -108,6 +108,13 @@ impl Left {
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path().display().to_string()).collect()
+}
+
+/// Mount points of the node below gardend's folders.
+fn mounts() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| point.contains("/gardend/")).map(str::to_owned).collect()
 }
 
 fn cgroups() -> BTreeSet<String> {
