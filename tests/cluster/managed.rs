@@ -1,8 +1,8 @@
 //! gardend with a containerd of its own, from its image: on the node, and outside of its pod.
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::Cluster;
 use crate::garden::{self, counting, garden};
-use crate::node::Running;
+use crate::node::{Left, Running};
 use crate::release::{NAMESPACE, Release};
 use std::fs;
 
@@ -14,6 +14,7 @@ fn containerd() -> Option<Running> {
 #[test]
 fn a_managed_containerd_and_its_containers_outlive_gardends_pod() {
     let cluster = Cluster::take();
+    let left = Left::on(&cluster);
     let release = Release::install(&cluster, &["containerd.mode=managed"]);
     garden::create("managed");
     let processes = counting("managed", "counting", "mark-managed");
@@ -30,10 +31,6 @@ fn a_managed_containerd_and_its_containers_outlive_gardends_pod() {
     assert_eq!(Running::with("mark-managed"), processes);
     assert_eq!(garden(&["run", "managed", "--", "/bin/sh", "-c", "echo well"]), "well\n");
     garden::create("another");
-    garden(&["rm", "managed", "another"]);
-    eventually("its process has ended", || {
-        let found = Running::with("mark-managed");
-        found.is_empty().then_some(()).ok_or_else(|| format!("{found:?}"))
-    });
-    release.uninstall();
+    release.uninstall_leaving_nothing(&left);
+    assert_eq!(containerd(), None);
 }

@@ -1,6 +1,7 @@
 //! The one release of gardend in the cluster, and the pod that it has on the node.
 
 use crate::cluster::{Cluster, PATIENCE, done, eventually, source};
+use crate::node::Left;
 use serde_json::Value;
 use std::process::Output;
 use std::sync::LazyLock;
@@ -43,6 +44,16 @@ impl<'a> Release<'a> {
 
     pub fn test(&self) {
         self.helm(&["test", NAME, "--namespace", NAMESPACE, "--timeout", "90s", "--logs"]);
+    }
+
+    /// Uninstalls it from a node that it was made to leave before: nothing of it may be there any more.
+    pub fn uninstall_leaving_nothing(&self, before: &Left) {
+        self.exec(&["gardend", "drain", "--uninstall"]);
+        self.uninstall();
+        eventually("nothing is left", || {
+            let left = Left::on(self.cluster);
+            (left == *before).then_some(()).ok_or_else(|| format!("{left:#?}"))
+        });
     }
 
     pub fn uninstall(&self) {

@@ -104,11 +104,7 @@ fn an_upgrade_and_a_rollback_change_gardend_alone_and_an_uninstall_leaves_nothin
     cluster.apply(&visitor);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=90s"]);
     let others = Running::with(SLEEP);
-    release.uninstall();
-    eventually("nothing is left", || {
-        let left = Left::on(&cluster);
-        (left == before).then_some(()).ok_or_else(|| format!("{left:#?}"))
-    });
+    release.uninstall_leaving_nothing(&before);
     assert_eq!(Running::with(SLEEP), others);
     cluster.kubectl(&["delete", "pod", VISITOR]);
 }
@@ -116,6 +112,7 @@ fn an_upgrade_and_a_rollback_change_gardend_alone_and_an_uninstall_leaves_nothin
 #[test]
 fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet() {
     let cluster = Cluster::take();
+    let left = Left::on(&cluster);
     let release = Release::install(&cluster, &[]);
     let lives = Lives::begin(&cluster, "restarted");
 
@@ -148,12 +145,13 @@ fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet(
     assert_eq!(release.pod(), pod);
     lives.go_on("a restart of kubelet");
     lives.end();
-    release.uninstall();
+    release.uninstall_leaving_nothing(&left);
 }
 
 #[test]
 fn after_a_restart_of_the_machine_containers_are_made_again_and_their_processes_are_lost() {
     let cluster = Cluster::take();
+    let left = Left::on(&cluster);
     let release = Release::install(&cluster, &[]);
     garden::create("old");
     counting("old", "counting", "mark-old");
@@ -176,8 +174,7 @@ fn after_a_restart_of_the_machine_containers_are_made_again_and_their_processes_
         let lost = processes.as_array().into_iter().flatten().find(|one| one["id"] == "counting");
         lost.filter(|one| one["state"] == "Lost").map(drop).ok_or_else(|| containers.to_string())
     });
-    garden(&["rm", "old"]);
-    release.uninstall();
+    release.uninstall_leaving_nothing(&left);
 }
 
 /// All that ends with a machine's restart ends: what runs in pods and places, containerd, kubelet, the
