@@ -64,13 +64,18 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn run_check(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let json = args.json();
+    let (json, wanted) = (args.json(), args.wanted());
+    if wanted != check::Wanted::Fitness {
+        return Ok(check::print_census(census(args.serve.validate()?).await?, wanted, json));
+    }
     let rows: Vec<CheckRow> = rows(args.serve.validate()?).await?;
     Ok(check::print(&rows, json))
 }
 
+#[cfg(target_os = "linux")]
+use serve::census::census;
 #[cfg(not(target_os = "linux"))]
-use serve::rows;
+use serve::{census, rows};
 
 #[cfg(target_os = "linux")]
 async fn rows(config: gardend::config::ServeConfig) -> anyhow::Result<Vec<CheckRow>> {

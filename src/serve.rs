@@ -4,9 +4,12 @@
 //! it stops listening, lets answers finish, detaches streams and exits 0; containers, their
 //! processes and a managed containerd go on and are taken over by the next gardend.
 
+pub mod census;
 mod cluster;
+mod departure;
 mod host;
 
+use self::departure::Departure;
 use crate::watching::{Counted, Watching};
 use anyhow::{Context, Result, anyhow, bail};
 use gardend::config::{self, Backend, CniConfig, NetworkConfig, NetworkMeans, ServeConfig, Sources};
@@ -14,7 +17,7 @@ use gardend::garden::{self, Garden, Machine};
 use gardend::kube::Kube;
 use gardend::net::secure::Secure;
 use gardend::net::{Access, Address, Claim, Listener};
-use gardend::node::cgroup::{Groups, Layout, ResourceNode};
+use gardend::node::cgroup::{Groups, Layout, ResourceNode, Together};
 use gardend::node::check::{self, Report, Subject};
 use gardend::node::containerd::managed::{self, Managed};
 use gardend::node::containerd::{self, Containerd, Runtime};
@@ -32,13 +35,13 @@ use gardend::telemetry;
 use gardend_controller::ledger::Ledger;
 use gardend_controller::observe::Observing;
 use gardend_controller::ports::{Network, Rootfs};
-use gardend_controller::{Controller, NetworkOptions, Node, Options};
+use gardend_controller::{Controller, Drain, NetworkOptions, Node, Options};
 use prometheus_client::metrics::counter::Counter;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serves until told to stop.
 pub async fn serve(sources: Sources) -> Result<()> {
@@ -60,6 +63,8 @@ pub async fn serve(sources: Sources) -> Result<()> {
     process::raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Taken early: by default it would end us.
+    let drain = signal(SignalKind::user_defined1())?;
 
     let folders = Folders::new(&config.state_dir, &config.run_dir);
     make_folder("--state-dir", folders.state())?;
@@ -75,20 +80,27 @@ pub async fn serve(sources: Sources) -> Result<()> {
     if settings.is_some() {
         ids::settle(&folders, &config.id_map)?;
     }
-    let ledger = Ledger::open(&folders.state().join("ledger.db"))?;
-    let Parts { node, options, machine, managed, containerd, report } = match settings {
+    let ledger = Ledger::open(&folders.state().join(Folders::LEDGER))?;
+    let Parts { node, options, machine, managed, containerd, report, images } = match settings {
         Some(settings) => on_containerd(&config, &folders, settings, &counted).await?,
         None => host::on_host(&config, &folders)?,
     };
     let options = Options { observing: Observing::by(counted.events), ..options };
     let controller = Controller::start(options, ledger, node, &boot_id()?).await?;
+    let departure = Departure {
+        folders: folders.clone(),
+        containerd: containerd.clone(),
+        images,
+        network: config.network.is_some(),
+    };
     watching.started(controller.clone(), containerd);
+    let drained_by_signal = tokio::spawn(drain_when_told(drain, controller.clone()));
 
     let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
     announce(listeners.iter().map(Listener::address));
     let shown = cluster.map(|place| {
         let options = cluster::options(&config, place.node.clone(), report.as_ref(), &machine, &folders);
-        Kube::start(place, options, controller.clone())
+        Kube::start(place, options, controller.clone(), counted.kube)
     });
     let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);
     let garden = match secure {
@@ -106,13 +118,13 @@ pub async fn serve(sources: Sources) -> Result<()> {
     if let Some(shown) = shown {
         shown.stop().await;
     }
+    drained_by_signal.abort();
     controller.shutdown().await;
     drop(watching);
+    departure.of(&controller, managed).await;
     if let Some(traces) = traces {
         traces.finish().await;
     }
-    // A managed containerd is left running: it is what the containers' shims report to.
-    drop(managed);
     Ok(())
 }
 
@@ -122,6 +134,15 @@ fn with_own_files(mut config: ServeConfig) -> Result<ServeConfig> {
         *path = own::file(path).with_context(|| format!("cannot find {option} {}", path.display()))?;
     }
     Ok(config)
+}
+
+/// SIGUSR1 drains the node, as `gardend drain` does.
+async fn drain_when_told(mut told: Signal, controller: Controller) {
+    while told.recv().await.is_some() {
+        if let Err(error) = controller.drain(Drain::Refuse).await {
+            tracing::error!(%error, "SIGUSR1: the node is not being drained");
+        }
+    }
 }
 
 /// What a backend brings along.
@@ -134,6 +155,8 @@ struct Parts {
     report: Option<Report>,
     /// Where there is one to watch over.
     containerd: Option<Arc<Containerd>>,
+    /// Where there are any.
+    images: Option<ImageNode>,
 }
 
 /// The backend `containerd`.
@@ -186,6 +209,13 @@ async fn on_containerd(
     let images = ImageNode::new(sandboxes.connection().clone(), sandboxes.owner().clone(), image_options)?;
     let rootfs = MountNode::new(folders.clone(), mount_options)?.with_images(images.clone());
     let groups = Groups::new(Layout::of_machine().context("cannot find the cgroups")?, sandboxes.cgroups().clone());
+    let together =
+        Together { memory: config.containers_memory_max.map(|bytes| bytes.0), processors: config.containers_cpu_max };
+    // Those that run go on, in what was in force: they are not to be without a gardend.
+    if let Err(error) = groups.limit_together(together) {
+        tracing::error!(%error, "what all containers may have together is not bound as --containers-memory-max and \
+                                 --containers-cpu-max say");
+    }
     let resources = ResourceNode::new(folders.clone(), groups.clone());
     let process_options = process::Options { spool_bytes: config.spool_size.0, ..process::Options::default() };
     let process_images = Images::new(folders.clone(), rootfs.clone(), sandboxes.cgroups().clone())
@@ -194,11 +224,11 @@ async fn on_containerd(
         .context("cannot prepare the process lanes")?
         .with_images(process_images)
         .with_groups(groups.clone());
-    let together = groups;
+    let all = groups;
     let node = Node {
         sandboxes: sandboxes.clone(),
         rootfs: with_hooks(rootfs, config.oci_hooks_dir.as_deref(), folders)?,
-        images: Arc::new(images),
+        images: Arc::new(images.clone()),
         processes: Arc::new(processes.clone()),
         streams: Arc::new(processes.clone()),
         files: Arc::new(processes),
@@ -206,7 +236,7 @@ async fn on_containerd(
         network: network(config.network.as_ref(), folders, counted.table_restores.clone())?,
         metrics: Arc::new(resources),
     };
-    let machine = Machine::new(folders.state()).with_memory_limit(move || together.memory_of_all());
+    let machine = Machine::new(folders.state()).with_memory_limit(move || all.memory_of_all());
     let network = config.network.as_ref().map(network_options).transpose()?;
     Ok(Parts {
         node,
@@ -215,6 +245,7 @@ async fn on_containerd(
         managed,
         containerd: Some(sandboxes),
         report: Some(report),
+        images: Some(images),
     })
 }
 
@@ -369,6 +400,7 @@ fn network_options(config: &NetworkConfig) -> Result<NetworkOptions> {
 fn options(config: &ServeConfig, folders: &Folders, network: Option<NetworkOptions>) -> Options {
     Options {
         max_containers: config.max_containers.get(),
+        pressure: config.pressure,
         default_grace_time: config.default_grace_time,
         pool_size: config.pool_size,
         places: folders.places(),

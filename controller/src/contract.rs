@@ -192,6 +192,7 @@ pub async fn check_all(contract: &Contract) {
     a_stream_that_flows_occupies_nobody_and_ends_with_its_place(contract).await;
     limits_are_in_force_as_they_were_asked_for(contract).await;
     figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(contract).await;
+    what_is_left_is_told(contract).await;
     if let Some((image, no_image)) = &contract.images {
         images::check_all(contract, image, no_image).await;
     }
@@ -630,4 +631,15 @@ pub async fn figures_are_told_of_each_and_a_place_that_is_gone_harms_no_other(co
     contract.node.processes.signal(&place.id, &uid, Signal::Kill).await.expect("its init answers");
     contract.exit_of(&uid).await;
     place.remove().await;
+}
+
+/// What is left is no more than there is.
+pub async fn what_is_left_is_told(contract: &Contract) {
+    let left = contract.node.metrics.headroom().await.expect("the node says what it has left");
+    let memory = left.memory.expect("it knows its memory");
+    assert!(memory.free <= memory.total && memory.total > 0, "{memory:?}");
+    assert!(!left.disks.is_empty(), "it writes somewhere");
+    for (folder, room) in left.disks {
+        assert!(room.free <= room.total && room.total > 0, "{folder}: {room:?}");
+    }
 }

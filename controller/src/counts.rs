@@ -2,6 +2,7 @@
 //! watches over it. Read from memory; the checks ask what they check, each within a deadline.
 
 use crate::addresses::Pools;
+use crate::pressure::Pressure;
 use crate::record::{Phase, SandboxKind};
 use crate::service::Controller;
 use crate::state::{Role, State};
@@ -34,6 +35,10 @@ pub struct Counts {
     pub places: Vec<(SandboxKind, PlaceCounts)>,
     /// Blank places that there shall be, of each kind.
     pub pool_target: usize,
+    /// The node is being drained.
+    pub draining: bool,
+    /// What the node has too little of.
+    pub pressure: Pressure,
     /// Addresses and ports; `None` where containers have no network.
     pub addresses: Option<AddressCounts>,
     /// What the reconciler has to do.
@@ -107,7 +112,9 @@ impl Controller {
             places: [SandboxKind::Unprivileged, SandboxKind::Privileged]
                 .map(|kind| (kind, places(&state, kind)))
                 .to_vec(),
-            pool_target: self.shared.options.pool_size,
+            pool_target: state.pool_target(self.shared.options.pool_size),
+            draining: state.drain.is_some(),
+            pressure: state.pressure.clone(),
             addresses: state.pools.as_ref().map(Pools::counts),
             queue,
         }

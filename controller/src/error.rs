@@ -2,7 +2,8 @@
 
 use crate::addresses::AddressError;
 use crate::ports::{FilesError, NodeError, SpawnError};
-use crate::record::{Handle, InvalidName, ProcessId, Stage};
+use crate::pressure::Shortage;
+use crate::record::{DeclaredBy, Handle, InvalidName, ProcessId, Stage};
 
 /// Why a request was refused or failed. Its text is shown to clients.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -25,9 +26,28 @@ pub enum Error {
         /// The limit in force.
         limit: usize,
     },
+    /// The node is being drained.
+    #[error(
+        "this node is being drained and takes no new containers; create it on another node, or let this one take containers again by `gardend drain --undo`"
+    )]
+    Draining,
+    /// The node has too little left of something.
+    #[error("this node takes no new containers for now: {0}; create it on another node, or try again later")]
+    Pressure(Shortage),
     /// Another destroy of the container runs.
     #[error("container already being destroyed: {0}")]
     AlreadyDestroying(Handle),
+    /// What is declared is its declarer's alone to end.
+    #[error(
+        "container '{handle}' is declared in Kubernetes and is destroyed there: kubectl --namespace {} delete gctr {}",
+        by.namespace, by.name
+    )]
+    Declared {
+        /// Which.
+        handle: Handle,
+        /// By which object.
+        by: DeclaredBy,
+    },
     /// The container is not ready (its create still runs, or its place is being made again).
     #[error("container '{handle}' is not ready: {reason}")]
     NotReady {

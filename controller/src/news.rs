@@ -8,10 +8,13 @@
 //! that there are and were since. Views hold no environment, and arguments only where
 //! [`crate::Options::keep_arguments`] says so. Leaves to others: what is shown of it, and to whom.
 
+use crate::declared::DeclaredView;
+use crate::drain::drained;
 use crate::plan::{Place, Wanted};
+use crate::pressure::Pressure;
 use crate::record::{
-    Addresses, BindMount, ContainerUid, Handle, Limits, OutOfMemory, Phase, PortIn, ProcessId, ProcessState,
-    Properties, RootfsSource, SandboxId,
+    Addresses, BindMount, ContainerUid, DeclaredBy, Handle, Limits, OutOfMemory, Phase, PortIn, ProcessId,
+    ProcessState, Properties, RootfsSource, SandboxId,
 };
 use crate::service::Controller;
 use crate::state::{Container, Role, State};
@@ -28,6 +31,8 @@ pub const MAX_INCIDENTS: usize = 256;
 pub struct Incident {
     /// To which.
     pub container: ContainerUid,
+    /// The object that declares it, where one does.
+    pub declared_by: Option<DeclaredBy>,
     /// What its client calls it.
     pub handle: Handle,
     /// What.
@@ -49,6 +54,8 @@ pub enum IncidentKind {
     ProcessLost,
     /// It could not be made.
     CreateFailed,
+    /// One of its declared processes had ended, and is started again.
+    ProcessRestarted,
 }
 
 /// What has happened since the follower last read.
@@ -175,6 +182,8 @@ pub struct ContainerView {
     pub last_oom: Option<OutOfMemory>,
     /// Its processes whose records are kept.
     pub processes: Vec<ProcessView>,
+    /// What is declared of it, where it is.
+    pub declared: Option<DeclaredView>,
 }
 
 /// A process, as it may be shown.
@@ -215,6 +224,12 @@ pub struct NodeView {
     pub pool_size: usize,
     /// Blank places that are.
     pub pool_ready: usize,
+    /// It is being drained.
+    pub draining: bool,
+    /// It is, and nothing is left.
+    pub drained: bool,
+    /// What it has too little of.
+    pub pressure: Pressure,
     /// Why containerd does not answer, while it does not.
     pub unavailable: Option<String>,
 }
@@ -249,7 +264,10 @@ impl Controller {
         let pooled = state.sandboxes.values().filter(|sandbox| sandbox.role == Role::Pooled);
         let mut node = NodeView {
             max_containers,
-            pool_size: self.shared.options.pool_size,
+            pool_size: state.pool_target(self.shared.options.pool_size),
+            draining: state.drain.is_some(),
+            drained: drained(&state),
+            pressure: state.pressure.clone(),
             pool_ready: pooled.count(),
             unavailable: state.unavailable.as_ref().map(ToString::to_string),
             ..NodeView::default()
@@ -306,6 +324,7 @@ fn view(state: &State, container: &Container) -> ContainerView {
                 ended_at: process.record.ended_at,
             })
             .collect(),
+        declared: record.origin.declaration().map(|declaration| DeclaredView::of(declaration, &container.kept)),
     }
 }
 

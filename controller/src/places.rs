@@ -4,6 +4,7 @@
 //! is done to it; making places for the pool yields to creates that wait; what is discarded is
 //! removed, however often that has to be tried, a few at a time.
 
+use crate::drain;
 use crate::ledger::{Change, Durable};
 use crate::plan::{Place, Wanted};
 use crate::ports::NodeError;
@@ -25,7 +26,7 @@ const LABEL_TRIES: u32 = 5;
 pub async fn refill(shared: &Arc<Shared>, kind: SandboxKind) -> Verdict {
     let id = {
         let mut state = shared.state();
-        if state.pooled(kind) >= shared.options.pool_size {
+        if state.pooled(kind) >= state.pool_target(shared.options.pool_size) {
             return Verdict::Rest;
         }
         let id = SandboxId::generate();
@@ -46,9 +47,10 @@ pub async fn refill(shared: &Arc<Shared>, kind: SandboxKind) -> Verdict {
     let made = make(shared, &id, kind).await;
     drop(permit);
     let mut state = shared.state();
+    let draining = state.drain.is_some();
     let Some(sandbox) = state.sandboxes.get_mut(&id) else { return Verdict::After(Duration::ZERO) };
     match made {
-        Ok(()) if sandbox.role == Role::Making => {
+        Ok(()) if sandbox.role == Role::Making && !draining => {
             sandbox.role = Role::Pooled;
             Verdict::After(Duration::ZERO)
         }
@@ -83,7 +85,7 @@ pub async fn adopt_pooled(shared: &Arc<Shared>, id: &SandboxId) {
     let mut state = shared.state();
     let Some(sandbox) = state.sandboxes.get_mut(id) else { return };
     sandbox.role = Role::Discarded;
-    if blank && state.pooled(kind) < shared.options.pool_size {
+    if blank && state.pooled(kind) < state.pool_target(shared.options.pool_size) {
         if let Some(sandbox) = state.sandboxes.get_mut(id) {
             sandbox.role = Role::Pooled;
         }
@@ -117,6 +119,7 @@ pub async fn remove(shared: &Arc<Shared>, id: &SandboxId) -> Verdict {
         return Verdict::Failed;
     }
     shared.state().sandboxes.remove(id);
+    drain::tell(shared);
     Verdict::Rest
 }
 

@@ -468,8 +468,8 @@ pub trait Resources: Send + Sync {
     /// disk are [`Rootfs::check`]'s.
     async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError>;
 
-    /// Puts a container's limits in force on its place, before anything but init runs there.
-    /// Idempotent. Init is not subject to them.
+    /// Puts a container's limits in force on its place, before anything but init runs there, or later
+    /// where a limit of the same kind is in force already. Idempotent. Init is not subject to them.
     async fn limit(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<(), NodeError>;
 
     /// The limits in force, read back from the node: what was asked for, in the steps that the
@@ -698,4 +698,25 @@ pub trait Metrics: Send + Sync {
     /// One answer for each, in their order. One whose place is gone is `NotFound`, and harms none
     /// of the others.
     async fn usage(&self, of: Vec<Measured>) -> Vec<Result<Usage, NodeError>>;
+
+    /// What the node has left for containers. Deadline 5 s, by whoever asks.
+    async fn headroom(&self) -> Result<Headroom, NodeError>;
+}
+
+/// What a node has left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headroom {
+    /// The machine's memory that can be had without swapping; `None` where that is not known.
+    pub memory: Option<Room>,
+    /// Each file system that gardend and its containers write to, by a folder on it.
+    pub disks: Vec<(String, Room)>,
+}
+
+/// How much of something is left, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// So much.
+    pub free: u64,
+    /// Of so much.
+    pub total: u64,
 }

@@ -55,6 +55,8 @@ pub struct Shared {
     pub network_soon: Notify,
     /// Requests that run, and whether new ones are refused.
     pub gate: Gate,
+    /// Held while a drain begins or ends.
+    pub draining: tokio::sync::Mutex<()>,
     /// True once everything shall end.
     pub stopped: watch::Sender<bool>,
     /// How often the loop came round.
@@ -84,6 +86,7 @@ impl Shared {
             sweep_soon: Notify::new(),
             network_soon: Notify::new(),
             gate: Gate::default(),
+            draining: tokio::sync::Mutex::default(),
             stopped: watch::Sender::new(false),
             rounds: watch::Sender::new(0),
             began: Instant::now(),

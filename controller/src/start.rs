@@ -15,7 +15,7 @@ use crate::service::Controller;
 use crate::shared::{Key, Shared};
 use crate::state::{Container, Process, Role, Sandbox, State, add_event};
 use crate::timers::{self, Timer};
-use crate::{attachment, network, oom, places, processes, reconcile, sweeper};
+use crate::{attachment, drain, network, oom, places, pressure, processes, reconcile, sweeper};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
@@ -50,7 +50,7 @@ impl Controller {
         let events = shared.node.processes.events();
         fill(&shared, contents);
         shared.spawn(processes::listen(Arc::clone(&shared), events));
-        tokio::join!(adopt(&shared), network_first(&shared));
+        tokio::join!(adopt(&shared), network_first(&shared), pressure::look(&shared));
         let kept: Vec<ProcessUid> = shared.state().processes.keys().cloned().collect();
         shared.node.streams.retain(&kept).await;
         begin(&shared);
@@ -120,6 +120,8 @@ fn fill(shared: &Shared, mut contents: Contents) {
     for record in contents.containers {
         take_in(&mut state, record, now);
     }
+    state.drain = contents.drain;
+    drain::go_on(&mut state);
     for record in contents.processes {
         let Some(container) = state.containers.get_mut(&record.container) else { continue };
         container.processes.insert(record.id.clone(), record.uid.clone());
@@ -229,5 +231,6 @@ fn begin(shared: &Arc<Shared>) {
     shared.spawn(oom::listen(Arc::clone(shared), shared.node.resources.oom_events()));
     shared.spawn(reconcile::run(Arc::clone(shared)));
     shared.spawn(sweeper::run(Arc::clone(shared)));
+    shared.spawn(pressure::run(Arc::clone(shared)));
     shared.spawn(timers::run(Arc::clone(shared)));
 }

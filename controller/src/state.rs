@@ -6,13 +6,16 @@
 //! Containers' records here are what the ledger holds, but for what [`crate::shared`] is writing.
 
 use crate::addresses::{AddressError, Asked, Pools};
+use crate::declared::Kept;
+use crate::drain::Drain;
 use crate::error::Error;
 use crate::news::Followers;
 use crate::plan::{Observed, Place, Stopping, Wanted};
 use crate::ports::{NodeError, ReaderId};
+use crate::pressure::Pressure;
 use crate::record::{
-    ContainerRecord, ContainerUid, Desired, Phase, ProcessId, ProcessRecord, ProcessState, ProcessUid, SandboxId,
-    SandboxKind, Stage, StopMode,
+    ContainerRecord, ContainerUid, DeclaredBy, Desired, Phase, ProcessId, ProcessRecord, ProcessState, ProcessUid,
+    SandboxId, SandboxKind, Stage, StopMode,
 };
 use crate::service::{MESSAGE_PROPERTY, Outcome};
 use crate::timers::Timers;
@@ -46,6 +49,12 @@ pub struct State {
     pub network_fault: Option<NodeError>,
     /// When the sweeper last came to an end.
     pub swept: Option<Instant>,
+    /// How the node is being drained; `None`: it is not.
+    pub drain: Option<Drain>,
+    /// It was told that nothing is left.
+    pub told_drained: bool,
+    /// What the node has too little of.
+    pub pressure: Pressure,
 }
 
 /// A place.
@@ -116,6 +125,8 @@ pub struct Container {
     pub request: Span,
     /// When its grace time is looked at next.
     pub grace_armed: Option<Instant>,
+    /// Of its declared processes, what no record holds.
+    pub kept: BTreeMap<ProcessId, Kept>,
 }
 
 /// Whether arguments of processes are kept in memory.
@@ -168,6 +179,7 @@ impl State {
         if self.handles.contains_key(record.handle.as_str()) {
             return Err(Error::HandleInUse(record.handle));
         }
+        self.takes_new()?;
         if self.handles.len() >= limit {
             return Err(Error::LimitReached { limit });
         }
@@ -183,6 +195,19 @@ impl State {
         self.followers.changed(&container.record.uid);
         self.containers.insert(container.record.uid.clone(), container);
         Ok(())
+    }
+
+    /// Refuses new containers on a node that is being drained, or has too little left of something.
+    pub fn takes_new(&self) -> Result<(), Error> {
+        if self.drain.is_some() {
+            return Err(Error::Draining);
+        }
+        self.pressure.shortage().map_or(Ok(()), |shortage| Err(Error::Pressure(shortage)))
+    }
+
+    /// Blank places that there shall be of each kind in use, where an operator wants so many.
+    pub fn pool_target(&self, wanted: usize) -> usize {
+        if self.drain.is_some() { 0 } else { wanted }
     }
 
     /// A kind of place is in use from now on.
@@ -228,6 +253,19 @@ impl State {
         if let Some(process) = self.processes.get(uid) {
             self.followers.changed(&process.record.container);
         }
+    }
+
+    /// The object that declares a container, where one does.
+    pub fn declared_by(&self, container: &ContainerUid) -> Option<DeclaredBy> {
+        let declaration = self.containers.get(container)?.record.origin.declaration()?;
+        Some(declaration.by.clone())
+    }
+
+    /// Whether a process is one that is declared: how it ended counts for as long.
+    pub fn is_kept(&self, process: &Process) -> bool {
+        let container = self.containers.get(&process.record.container);
+        let declaration = container.and_then(|container| container.record.origin.declaration());
+        declaration.is_some_and(|declaration| declaration.runs.contains_key(&process.record.id))
     }
 
     /// The container that holds a handle.
@@ -298,6 +336,7 @@ impl Container {
             idle_since: now,
             request: Span::none(),
             grace_armed: None,
+            kept: BTreeMap::new(),
             record,
         }
     }

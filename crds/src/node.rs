@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
     status = "GardenNodeStatus",
     derive = "PartialEq",
     doc = "The gardend of one node: its versions, what it can hold and what it holds. It writes the object itself, under the node's name.",
-    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status","description":"Whether it takes containers"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status","description":"Whether it serves its clients"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.versions.gardend","description":"gardend's version"}"#,
     printcolumn = r#"{"name":"Containers","type":"integer","jsonPath":".status.containers.total","description":"Containers that it has"}"#,
     printcolumn = r#"{"name":"Capacity","type":"integer","jsonPath":".status.capacity.containers","description":"Containers that it can have"}"#,
@@ -43,7 +43,7 @@ pub struct GardenNodeSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GardenNodeStatus {
-    /// Ready, RuntimeReachable, DiskPressure and MirrorCurrent.
+    /// Ready, RuntimeReachable, DiskPressure, MemoryPressure, Draining and MirrorCurrent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -62,6 +62,9 @@ pub struct GardenNodeStatus {
     /// It refuses new containers and waits for those that it has to go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<bool>,
+    /// It does, and nothing is left of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<bool>,
     /// When this gardend was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,

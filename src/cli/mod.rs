@@ -16,6 +16,7 @@ pub mod client;
 mod config;
 mod cp;
 mod create;
+mod drain;
 mod feed;
 mod flags;
 mod images;
@@ -60,7 +61,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "gardend", version = version(), max_term_width = 100, disable_help_subcommand = true)]
 #[command(
-    after_help = "Colours follow the terminal and NO_COLOR. Client commands speak to any Garden server; images, pull and prune to a gardend."
+    after_help = "Colours follow the terminal and NO_COLOR. Client commands speak to any Garden server; drain, images, pull and prune to a gardend."
 )]
 pub struct Cli {
     /// What every client command shares.
@@ -208,6 +209,8 @@ pub enum ClientCommand {
     Props(props::PropsArgs),
     /// End all processes of containers; their files stay
     Stop(stop::StopArgs),
+    /// Let the node take no new containers, and wait for those that it has, or destroy them
+    Drain(drain::DrainArgs),
     /// Destroy containers
     #[command(visible_alias = "destroy")]
     Rm(rm::RmArgs),
@@ -292,6 +295,7 @@ pub async fn run_client(command: ClientCommand, globals: Globals) -> ExitCode {
         ClientCommand::Info(args) => info::info(&context, args).await,
         ClientCommand::Props(args) => props::props(&context, args).await,
         ClientCommand::Stop(args) => stop::stop(&context, args).await,
+        ClientCommand::Drain(args) => drain::drain(&context, args).await,
         ClientCommand::Rm(args) => rm::rm(&context, args).await,
         ClientCommand::Images(args) => images::images(&context, args).await,
         ClientCommand::Pull(args) => pull::pull(&context, args).await,

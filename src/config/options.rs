@@ -13,8 +13,8 @@
 use super::kube::{Audience, KubeArgs, KubeConfig, TokenReviewConfig};
 use super::network::{NetworkArgs, NetworkConfig, SmallMtu};
 use super::values::{
-    AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, parse_bytes, parse_duration,
-    parse_request_timeout,
+    AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, ThresholdText, parse_bytes,
+    parse_duration, parse_request_timeout, parse_threshold, some_threshold,
 };
 use crate::net::secure::SecureOptions;
 use crate::net::{Address, AddressError};
@@ -24,6 +24,7 @@ use crate::node::images::{Mirror, RegistryOptions};
 use crate::node::rights::PrivilegedMode;
 use crate::telemetry::{LogFilter, LogFormat};
 use clap::{Args, ValueEnum};
+use gardend_controller::{PressureOptions, Threshold};
 use schemars::JsonSchema;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -145,6 +146,26 @@ pub struct ServeArgs {
     #[arg(long, env = "GARDEND_IMAGE_MAX_BYTES", value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
     #[schemars(with = "BytesText")]
     image_max_bytes: Bytes,
+
+    /// Memory that all containers may have together; 0: no bound
+    #[arg(long, env = "GARDEND_CONTAINERS_MEMORY_MAX", value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
+    #[schemars(with = "BytesText")]
+    containers_memory_max: Bytes,
+
+    /// Processors that all containers may use together, such as 3.5; 0: no bound
+    #[arg(long, env = "GARDEND_CONTAINERS_CPU_MAX", value_name = "N", default_value = "0", value_parser = parse_processors)]
+    #[schemars(range(min = 0.0))]
+    containers_cpu_max: f64,
+
+    /// New containers are refused while less memory than this is available: bytes, or a part in percent; 0: never
+    #[arg(long, env = "GARDEND_MIN_FREE_MEMORY", value_name = "BYTES|N%", default_value = "0", value_parser = parse_threshold)]
+    #[schemars(with = "ThresholdText")]
+    min_free_memory: Threshold,
+
+    /// New containers are refused while less than this is free on a disk of the state or the run folder; 0: never
+    #[arg(long, env = "GARDEND_MIN_FREE_DISK", value_name = "BYTES|N%", default_value = "0", value_parser = parse_threshold)]
+    #[schemars(with = "ThresholdText")]
+    min_free_disk: Threshold,
 
     /// Containers at most
     #[arg(long, env = "GARDEND_MAX_CONTAINERS", value_name = "N", default_value = "250", value_parser = parse_max_containers)]
@@ -273,6 +294,12 @@ pub struct ServeConfig {
     pub image_max_age: Option<Duration>,
     /// What images may take before unused ones go; `None`: no bound.
     pub image_max_bytes: Option<Bytes>,
+    /// Memory that all containers may have together; `None`: no bound.
+    pub containers_memory_max: Option<Bytes>,
+    /// Processors that all containers may use together, in thousandths of one; `None`: no bound.
+    pub containers_cpu_max: Option<u64>,
+    /// How little memory and disk is too little for new containers.
+    pub pressure: PressureOptions,
     /// Containers at most.
     pub max_containers: NonZeroUsize,
     /// Grace time of a container that names none; `None`: none.
@@ -514,6 +541,14 @@ impl ServeArgs {
             },
             image_max_age: Some(self.image_max_age).filter(|age| !age.is_zero()),
             image_max_bytes: Some(self.image_max_bytes).filter(|bytes| bytes.0 > 0),
+            containers_memory_max: Some(self.containers_memory_max).filter(|bytes| bytes.0 > 0),
+            containers_cpu_max: Some(self.containers_cpu_max)
+                .filter(|many| *many > 0.0)
+                .map(|many| ((many * 1_000.0) as u64).max(1)),
+            pressure: PressureOptions {
+                memory: some_threshold(self.min_free_memory),
+                disk: some_threshold(self.min_free_disk),
+            },
             max_containers: self.max_containers,
             default_grace_time: Some(self.default_grace_time).filter(|time| !time.is_zero()),
             pool_size: self.pool_size.into(),
@@ -673,6 +708,15 @@ fn parse_seccomp(text: &str) -> Result<SeccompProfile, String> {
 fn parse_max_containers(text: &str) -> Result<NonZeroUsize, String> {
     let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
     NonZeroUsize::new(number).ok_or_else(|| "0 would refuse every container; leave it out for 250".to_owned())
+}
+
+fn parse_processors(text: &str) -> Result<f64, String> {
+    let many: f64 = text.parse().map_err(|_| "not a number of processors, such as 2 or 3.5".to_owned())?;
+    if many.is_finite() && many >= 0.0 {
+        Ok(many)
+    } else {
+        Err("not a number of processors, such as 2 or 3.5".to_owned())
+    }
 }
 
 impl fmt::Display for Runtime {

@@ -1,5 +1,6 @@
 //! Values of options that have a notation of their own: durations, bytes, a socket's mode and group.
 
+use gardend_controller::Threshold;
 use rustix::fs::Mode;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
@@ -76,6 +77,22 @@ fn parse_go_duration(text: &str) -> Option<Duration> {
 
 pub(super) fn parse_bytes(text: &str) -> Result<Bytes, String> {
     text.parse()
+}
+
+/// A part of the machine's: `5%`, or as [`Bytes`].
+pub(super) fn parse_threshold(text: &str) -> Result<Threshold, String> {
+    match text.trim().strip_suffix('%') {
+        None => Ok(Threshold::Bytes(text.parse::<Bytes>()?.0)),
+        Some(number) => match number.trim_end().parse() {
+            Ok(percent @ 0..=90) => Ok(Threshold::Percent(percent)),
+            _ => Err("say a whole number of percent from 0% to 90%, or a size such as 256MiB".into()),
+        },
+    }
+}
+
+/// Nothing of anything is no threshold.
+pub(super) fn some_threshold(threshold: Threshold) -> Option<Threshold> {
+    (!matches!(threshold, Threshold::Bytes(0) | Threshold::Percent(0))).then_some(threshold)
 }
 
 impl FromStr for Bytes {
@@ -211,6 +228,10 @@ text_schema! {
 text_schema! {
     /// A number of bytes.
     BytesText: { "type": ["string", "integer"], "examples": ["16MiB", 65536] }
+}
+text_schema! {
+    /// A size, or a part in percent.
+    ThresholdText: { "type": ["string", "integer"], "examples": ["256MiB", "5%"] }
 }
 text_schema! {
     /// Permissions.

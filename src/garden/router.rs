@@ -5,7 +5,7 @@
 
 use super::Garden;
 use super::answer::Refusal;
-use super::calls::{containers, files, images, limits, metrics, network, processes, properties, server};
+use super::calls::{containers, drain, files, images, limits, metrics, network, processes, properties, server};
 use super::names::Names;
 use super::requests::{REQUEST_ID, Requests, given_id, new_id};
 use super::takeover::Exchange;
@@ -56,6 +56,7 @@ pub(super) fn router(garden: Garden) -> Router {
         )
         .route("/containers/{handle}/metrics", get(metrics::metrics))
         // Ours, and not Garden's.
+        .route("/gardend/v1/drain", get(drain::view).post(drain::begin).delete(drain::end))
         .route("/gardend/v1/images", get(images::list))
         .route("/gardend/v1/images/pull", post(images::pull))
         .route("/gardend/v1/images/prune", post(images::prune))

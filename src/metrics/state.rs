@@ -62,6 +62,12 @@ fn of_counts(encoder: &mut DescriptorEncoder, counts: &Counts) -> fmt::Result {
         ("processes_kept", "Records of ended processes that are kept", counts.ended_processes),
         ("attached_clients", "Clients that are attached to processes", counts.attached),
         ("pool_target", "Blank places that there shall be of each kind in use", counts.pool_target),
+        ("draining", "1 where the node is being drained and takes no new containers", usize::from(counts.draining)),
+        (
+            "pressure",
+            "1 where new containers are refused for want of memory or disk",
+            usize::from(counts.pressure.shortage().is_some()),
+        ),
         ("reconcile_ready", "Things that the reconciler is to look at now", counts.queue.ready),
         ("reconcile_delayed", "Things that the reconciler is to look at later", counts.queue.delayed),
         ("reconcile_running", "Things that the reconciler is looking at", counts.queue.running),

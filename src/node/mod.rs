@@ -4,6 +4,8 @@
 #[cfg(target_os = "linux")]
 pub mod blank;
 #[cfg(target_os = "linux")]
+pub mod census;
+#[cfg(target_os = "linux")]
 pub mod cgroup;
 #[cfg(target_os = "linux")]
 pub mod check;
@@ -13,6 +15,8 @@ pub mod containerd;
 pub mod disk;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
+#[cfg(target_os = "linux")]
+mod headroom;
 #[cfg(target_os = "linux")]
 pub mod hooks;
 #[cfg(target_os = "linux")]

@@ -31,6 +31,9 @@ pub struct Folders {
 }
 
 impl Folders {
+    /// The records' file, in the state folder; the names of those beside it begin with its own.
+    pub const LEDGER: &str = "ledger.db";
+
     /// Both must be absolute.
     pub fn new(state: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
         Self { state: state.into(), run: run.into() }
@@ -69,6 +72,21 @@ impl Folders {
     /// One process's spool.
     pub fn spool(&self, process: &ProcessUid) -> PathBuf {
         self.spools().join(process.as_str())
+    }
+
+    /// What containers' hooks were told, by container.
+    pub fn hook_bundles(&self) -> PathBuf {
+        self.run.join("hooks")
+    }
+
+    /// What containers are attached to by plugins.
+    pub fn attachments(&self) -> PathBuf {
+        self.state.join("cni")
+    }
+
+    /// Containers that are plain processes, by uid.
+    pub fn host_containers(&self) -> PathBuf {
+        self.state.join("host").join("containers")
     }
 
     /// All writable layers.

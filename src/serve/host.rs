@@ -40,13 +40,21 @@ pub fn on_host(config: &ServeConfig, folders: &Folders) -> Result<Parts> {
     };
     // A place is made in milliseconds: none is kept ready.
     let options = Options { pool_size: 0, ..options(config, folders, Some(shared)) };
-    Ok(Parts { node, options, machine: Machine::new(folders.state()), managed: None, containerd: None, report: None })
+    Ok(Parts {
+        node,
+        options,
+        machine: Machine::new(folders.state()),
+        managed: None,
+        containerd: None,
+        report: None,
+        images: None,
+    })
 }
 
 /// Records of one backend mean nothing to the other, which would take its containers for dead.
 pub fn refuse_others_state(folders: &Folders, backend: Backend) -> Result<()> {
     let state = folders.state();
-    let (is_hosts, has_records) = (state.join(STATE_FOLDER).exists(), state.join("ledger.db").exists());
+    let (is_hosts, has_records) = (state.join(STATE_FOLDER).exists(), state.join(Folders::LEDGER).exists());
     match backend {
         Backend::Host if has_records && !is_hosts => bail!(
             "--state-dir {} holds the records of --backend containerd; name another folder for --backend host",

@@ -134,6 +134,7 @@ impl Drop for Release<'_> {
         if std::thread::panicking() {
             eprintln!("{}", self.describe());
             self.try_helm(&["uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "90s"]);
+            self.cluster.try_kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"]);
         }
     }
 }

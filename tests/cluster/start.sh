@@ -140,6 +140,7 @@ authorization: {mode: Webhook}
 tlsCertFile: $pki/kubelet.crt
 tlsPrivateKeyFile: $pki/kubelet.key
 resolvConf: ""
+clusterDNS: [10.96.0.10]
 makeIPTablesUtilChains: false
 volumePluginDir: /var/lib/kubelet/volume-plugins
 evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}

@@ -42,6 +42,9 @@ listen-group: {{ . | toString | quote }}
 {{- end }}
 containerd: {{ if eq .Values.containerd.mode "managed" }}managed{{ else }}{{ .Values.containerd.socket }}{{ end }}
 runtime: {{ .Values.runtime }}
+{{- /* A number of bytes is not to become one with an exponent. */}}
+containers-memory-max: {{ if kindIs "string" .Values.containers.memoryMax }}{{ .Values.containers.memoryMax }}{{ else }}{{ int64 .Values.containers.memoryMax }}{{ end }}
+containers-cpu-max: {{ .Values.containers.cpuMax }}
 metrics-listen: {{ printf "%s:%d" (ternary (printf "[%s]" .Values.metrics.host) .Values.metrics.host (contains ":" .Values.metrics.host)) (int .Values.metrics.port) | quote }}
 {{- with .Values.garden.tls.secretName }}
 tls-cert: /etc/gardend/tls/tls.crt

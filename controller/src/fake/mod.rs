@@ -22,7 +22,7 @@ mod streams;
 mod world;
 
 use crate::options::Node;
-use crate::ports::{NetworkWanted, NodeError, NodeErrorKind};
+use crate::ports::{Headroom, NetworkWanted, NodeError, NodeErrorKind, Room};
 use crate::record::{ContainerUid, ImageCredentials, Limits, ProcessUid, SandboxId};
 use ports::Life;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +55,7 @@ pub enum Call {
     InForce,
     Oom,
     Usage,
+    Headroom,
     Pull,
     ListImages,
     Collect,
@@ -69,7 +70,7 @@ pub enum Call {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::List,
         Self::Ensure,
         Self::Label,
@@ -92,6 +93,7 @@ impl Call {
         Self::InForce,
         Self::Oom,
         Self::Usage,
+        Self::Headroom,
         Self::Pull,
         Self::ListImages,
         Self::Collect,
@@ -124,7 +126,10 @@ pub struct FakeNode {
 impl FakeNode {
     /// An empty node.
     pub fn new() -> Self {
-        Self::default()
+        let node = Self::default();
+        let room = Room { free: 1 << 30, total: 1 << 31 };
+        node.leave(Headroom { memory: Some(room), disks: vec![("/fake".to_owned(), room)] });
+        node
     }
 
     /// The ports of a new gardend on this node; those of the one before do nothing any more.
@@ -180,6 +185,11 @@ impl FakeNode {
     /// Inits' events are lost from now on, or come again.
     pub fn lose_events(&self, lose: bool) {
         self.world().lose_events = lose;
+    }
+
+    /// So much is left from now on.
+    pub fn leave(&self, headroom: Headroom) {
+        self.world().headroom = headroom;
     }
 
     /// What runs in places cannot be killed from now on, or can be again.

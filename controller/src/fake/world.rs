@@ -2,7 +2,7 @@
 
 use super::programs::{Ends, Program};
 use super::{Call, Fault};
-use crate::ports::{NetworkWanted, OomSeen, ProcessEvent, ReaderId};
+use crate::ports::{Headroom, NetworkWanted, OomSeen, ProcessEvent, ReaderId};
 use crate::record::{
     Addresses, ContainerUid, ExitStatus, ImageCredentials, ImageDigest, Limits, ProcessUid, ResolvedImage, SandboxId,
     SandboxKind,
@@ -53,6 +53,8 @@ pub struct World {
     /// Where the node gave containers addresses itself.
     pub attached: BTreeMap<ContainerUid, (SandboxId, Addresses)>,
     pub next_address: u16,
+    /// What is left.
+    pub headroom: Headroom,
 }
 
 pub struct Place {

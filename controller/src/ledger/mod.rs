@@ -15,12 +15,14 @@
 //! memory is the same.
 
 mod open;
+mod peek;
 mod schema;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+use crate::drain::Drain;
 use crate::observe::Observing;
 use crate::record::{ContainerRecord, ContainerUid, ProcessRecord, ProcessState, ProcessUid, SandboxId, SandboxRecord};
 use std::path::{Path, PathBuf};
@@ -87,6 +89,8 @@ pub enum Change {
     PutSandbox(SandboxRecord),
     DeleteSandbox(SandboxId),
     BootId(String),
+    /// How the node is being drained; `None`: it is not.
+    Drain(Option<Drain>),
     /// Something that changes nothing, to see whether new records can be written.
     Probe,
 }
@@ -109,6 +113,8 @@ pub struct Contents {
     pub sandboxes: Vec<SandboxRecord>,
     /// The boot in which it was last opened.
     pub boot_id: Option<String>,
+    /// How the node is being drained; `None`: it is not.
+    pub drain: Option<Drain>,
 }
 
 /// The ledger. Cheap to clone; all clones are one. The file is closed with the last of them.
@@ -174,6 +180,15 @@ impl Ledger {
             Way::Thread(writer) => writer.load().await,
             Way::Inline(store) => lock(store).load(),
         }
+    }
+
+    /// Reads all that the ledger at `path` holds, also while a gardend uses it; nothing where there
+    /// is none. Nothing is changed. Blocks.
+    ///
+    /// # Errors
+    /// [`LedgerError`] says what cannot be read.
+    pub fn peek(path: &Path) -> Result<Contents, LedgerError> {
+        peek::peek(path)
     }
 
     /// Hands a batch over. What is submitted first is written first.

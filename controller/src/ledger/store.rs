@@ -153,12 +153,17 @@ impl Store {
             processes: self
                 .rows("SELECT uid, container, id, spec, state, seen, created_at, ended_at FROM processes", process)?,
             sandboxes: self.rows("SELECT id, kind, container FROM sandboxes", sandbox)?,
-            boot_id: self
-                .connection
-                .query_row("SELECT value FROM meta WHERE key = 'boot_id'", [], |row| row.get(0))
-                .optional()
-                .map_err(|error| error.to_string())?,
+            boot_id: self.meta("boot_id")?,
+            drain: self
+                .meta("drain")?
+                .map(|value| serde_json::from_str(&value).map_err(|error| format!("the row of the drain: {error}")))
+                .transpose()?,
         })
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<String>, String> {
+        let query = "SELECT value FROM meta WHERE key = ?1";
+        self.connection.query_row(query, [key], |row| row.get(0)).optional().map_err(|error| error.to_string())
     }
 
     fn rows<T>(&self, query: &str, read: fn(&Row<'_>) -> Result<T, String>) -> Result<Vec<T>, String> {
@@ -240,6 +245,10 @@ fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()>
         Change::Probe => {
             run("INSERT OR REPLACE INTO meta (key, value) VALUES ('probe', hex(randomblob(8)))", params![])
         }
+        Change::Drain(Some(drain)) => {
+            run("INSERT OR REPLACE INTO meta (key, value) VALUES ('drain', ?1)", params![text(drain)?])
+        }
+        Change::Drain(None) => run("DELETE FROM meta WHERE key = 'drain'", params![]),
         Change::BootId(boot_id) => {
             run("INSERT OR REPLACE INTO meta (key, value) VALUES ('boot_id', ?1)", params![boot_id])
         }

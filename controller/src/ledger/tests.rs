@@ -458,3 +458,43 @@ proptest! {
         prop_assert_eq!(contents.containers, vec![record]);
     }
 }
+
+#[tokio::test]
+async fn a_ledger_in_use_can_be_peeked_into_and_one_that_is_not_there_is_empty() {
+    let (_folder, path) = folder();
+    assert!(Ledger::peek(&path).unwrap().containers.is_empty());
+    let ledger = Ledger::open(&path).unwrap();
+    let record = networked(container("c"));
+    ledger.commit(insert(&record), Durable::Crash).await.unwrap();
+    ledger.commit(vec![Change::Drain(Some(Drain::Destroy))], Durable::Reboot).await.unwrap();
+    let seen = Ledger::peek(&path).unwrap();
+    assert_eq!((seen.containers, seen.drain), (vec![record.clone()], Some(Drain::Destroy)));
+    ledger.commit(vec![Change::Drain(None)], Durable::Reboot).await.unwrap();
+    drop(ledger);
+    let closed = Ledger::peek(&path).unwrap();
+    assert_eq!((closed.containers, closed.drain), (vec![record], None));
+}
+
+#[tokio::test]
+async fn what_is_peeked_at_while_it_is_written_is_whole() {
+    let (_folder, path) = folder();
+    let ledger = Ledger::open(&path).unwrap();
+    let writing = tokio::spawn({
+        let ledger = ledger.clone();
+        async move {
+            for n in 0..2000 {
+                let record = container(&format!("c{n}"));
+                ledger.commit(insert(&record), Durable::Crash).await.unwrap();
+                ledger.commit(vec![Change::DeleteContainer(record.uid)], Durable::Crash).await.unwrap();
+            }
+        }
+    });
+    let mut most = 0;
+    while !writing.is_finished() {
+        let path = path.clone();
+        let seen = tokio::task::spawn_blocking(move || Ledger::peek(&path)).await.unwrap().unwrap();
+        most = most.max(seen.containers.len());
+    }
+    writing.await.unwrap();
+    assert!(most <= 1, "{most} at once");
+}

@@ -3,6 +3,7 @@
 
 use super::ready::refused_by_ledger;
 use super::{Done, Subject, know};
+use crate::drain;
 use crate::ledger::{Change, Durable};
 use crate::news::{Incident, IncidentKind};
 use crate::plan::{Place, Wanted};
@@ -76,8 +77,10 @@ fn does_not_go(shared: &Shared, subject: &Subject, stage: Stage, error: NodeErro
         }
     });
     if stuck {
-        shared.state().followers.tell(&Incident {
+        let state = shared.state();
+        state.followers.tell(&Incident {
             container: subject.uid.clone(),
+            declared_by: state.declared_by(&subject.uid),
             handle: subject.handle.clone(),
             kind: IncidentKind::Stuck,
             message: format!("{stage} does not succeed, and is tried again: {error}"),
@@ -156,5 +159,6 @@ pub(super) async fn forget(shared: &Arc<Shared>, subject: &Subject) -> Done {
     for process in processes {
         shared.node.streams.forget(&process).await;
     }
+    drain::tell(shared);
     Done::Verdict(Verdict::Rest)
 }

@@ -7,6 +7,7 @@
 //!
 //! It sends what it is given: which handles and specs are legal is for the server to say.
 
+mod drain;
 mod error;
 mod files;
 mod images;
@@ -16,6 +17,7 @@ mod transport;
 pub mod wire;
 
 pub use crate::net::secure::Credentials;
+pub use drain::{Drain, DrainStand, Left};
 pub(crate) use error::io_reason;
 pub use error::{ClientError, GardenError, GardenErrorKind};
 pub use files::{Pieces, TarStream};

@@ -1,6 +1,7 @@
 //! The calls, by what they are about. Each checks what came, asks the controller and answers.
 
 pub(super) mod containers;
+pub(super) mod drain;
 pub(super) mod files;
 pub(super) mod images;
 pub(super) mod limits;

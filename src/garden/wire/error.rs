@@ -72,7 +72,9 @@ impl From<&Error> for GardenError {
             Error::StreamIn(FilesError::NoAnswer { .. }) | Error::StreamOut(FilesError::NoAnswer { .. }) => {
                 ErrorType::ServiceUnavailable
             }
-            Error::NotReady { .. } | Error::ShuttingDown => ErrorType::ServiceUnavailable,
+            Error::NotReady { .. } | Error::ShuttingDown | Error::Draining | Error::Pressure(_) => {
+                ErrorType::ServiceUnavailable
+            }
             _ => ErrorType::Plain,
         };
         answer
@@ -95,6 +97,7 @@ mod tests {
             (Error::Node(unavailable), ErrorType::ServiceUnavailable),
             (Error::Node(failed), ErrorType::Plain),
             (Error::ShuttingDown, ErrorType::ServiceUnavailable),
+            (Error::Draining, ErrorType::ServiceUnavailable),
             (Error::Invalid("no".into()), ErrorType::Plain),
         ];
         for (error, kind) in cases {

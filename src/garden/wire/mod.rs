@@ -3,6 +3,7 @@
 
 mod answers;
 mod container;
+mod drain;
 mod error;
 mod images;
 pub(crate) mod json;
@@ -14,6 +15,7 @@ mod process;
 
 pub(crate) use answers::*;
 pub(crate) use container::{ContainerSpec, ImageRef, grace_time};
+pub(crate) use drain::{DrainAsked, DrainStand};
 pub(crate) use error::GardenError;
 pub(crate) use images::{Images, Prune, PullLine, PulledImage, pull};
 pub(crate) use limits::{BandwidthLimits, CpuLimits, DiskLimits, MemoryLimits};

@@ -2,7 +2,7 @@
 
 use crate::kube::options::NodeFacts;
 use crate::kube::shown::{condition, keep_times};
-use gardend_controller::NodeView;
+use gardend_controller::{NodeView, Shortage};
 use gardend_crds::{Capacity, Condition, ConditionStatus, Counts, GardenNodeStatus, Pool, Time};
 use std::time::Duration;
 
@@ -19,7 +19,14 @@ pub(super) fn status(
     started_at: Time,
     before: &[Condition],
 ) -> GardenNodeStatus {
-    let mut conditions = vec![ready(view), reachable(view), pressure(facts), current(behind)];
+    let mut conditions = vec![
+        ready(view),
+        reachable(view),
+        disk_pressure(view, facts),
+        memory_pressure(view),
+        draining(view),
+        current(behind),
+    ];
     keep_times(&mut conditions, before);
     let number = |many: usize| i64::try_from(many).unwrap_or(i64::MAX);
     let bytes = |many: u64| i64::try_from(many).unwrap_or(i64::MAX);
@@ -40,7 +47,8 @@ pub(super) fn status(
             stuck: number(view.stuck),
         }),
         pool: Some(Pool { size: number(view.pool_size), ready: number(view.pool_ready) }),
-        draining: Some(false),
+        draining: Some(view.draining),
+        drained: Some(view.drained),
         started_at: Some(started_at),
     }
 }
@@ -59,7 +67,43 @@ fn reachable(view: &NodeView) -> Condition {
     }
 }
 
-fn pressure(facts: &NodeFacts) -> Condition {
+/// By what containers are refused for, where an operator says what is too little.
+fn disk_pressure(view: &NodeView, facts: &NodeFacts) -> Condition {
+    match &view.pressure.disk {
+        None => little_free(facts),
+        Some(looked) => refused("DiskPressure", looked),
+    }
+}
+
+fn memory_pressure(view: &NodeView) -> Condition {
+    match &view.pressure.memory {
+        None => condition("MemoryPressure", ConditionStatus::Unknown, "NotWatched", "--min-free-memory is not set"),
+        Some(looked) => refused("MemoryPressure", looked),
+    }
+}
+
+fn refused(kind: &str, looked: &Result<(), Shortage>) -> Condition {
+    match looked {
+        Ok(()) => condition(kind, ConditionStatus::False, "EnoughFree", ""),
+        Err(shortage) => {
+            let words = format!("{shortage}: new containers are refused");
+            condition(kind, ConditionStatus::True, "CreatesRefused", &words)
+        }
+    }
+}
+
+fn draining(view: &NodeView) -> Condition {
+    match (view.draining, view.drained) {
+        (false, _) => condition("Draining", ConditionStatus::False, "TakesContainers", ""),
+        (true, false) => {
+            let words = "new containers are refused; some of those that there are are left";
+            condition("Draining", ConditionStatus::True, "ContainersLeft", words)
+        }
+        (true, true) => condition("Draining", ConditionStatus::True, "Drained", "nothing is left of its containers"),
+    }
+}
+
+fn little_free(facts: &NodeFacts) -> Condition {
     let (Some(free), Some(all)) = (facts.disk_free, facts.disk_bytes) else {
         return condition("DiskPressure", ConditionStatus::Unknown, "NotKnown", "the disk's size is not known");
     };
@@ -82,6 +126,7 @@ fn current(behind: Duration) -> Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gardend_controller::{Pressure, Resource};
 
     fn of<'a>(status: &'a GardenNodeStatus, kind: &str) -> &'a Condition {
         status.conditions.iter().find(|condition| condition.kind == kind).unwrap()
@@ -96,7 +141,14 @@ mod tests {
         let mut before = status(&well, &facts, fresh, start, &[]);
         let told: Vec<_> = before.conditions.iter().map(|one| (one.kind.as_str(), one.status)).collect();
         use ConditionStatus::{False, True};
-        let wanted = [("Ready", True), ("RuntimeReachable", True), ("DiskPressure", False), ("MirrorCurrent", True)];
+        let wanted = [
+            ("Ready", True),
+            ("RuntimeReachable", True),
+            ("DiskPressure", False),
+            ("MemoryPressure", ConditionStatus::Unknown),
+            ("Draining", False),
+            ("MirrorCurrent", True),
+        ];
         assert_eq!(told, wanted);
         assert_eq!(
             before.containers.as_ref().map(|counts| (counts.total, counts.ready, counts.stuck)),
@@ -113,5 +165,24 @@ mod tests {
         let same = status(&ill, &full, fresh, start, &before.conditions);
         assert_eq!(of(&same, "MirrorCurrent").last_transition_time, start);
         assert_ne!(of(&same, "Ready").last_transition_time, start);
+    }
+
+    #[test]
+    fn a_node_says_that_it_is_drained_and_what_it_refuses_containers_for() {
+        let shortage = Shortage { resource: Resource::Memory, threshold: 100 };
+        let pressure = Pressure { memory: Some(Err(shortage)), disk: Some(Ok(())) };
+        let mut view = NodeView { draining: true, pressure, ..NodeView::default() };
+        let facts = NodeFacts { disk_bytes: Some(1000), disk_free: Some(1), ..NodeFacts::default() };
+        let told = |view: &NodeView| status(view, &facts, Duration::ZERO, std::time::UNIX_EPOCH.into(), &[]);
+        let left = told(&view);
+        assert_eq!((left.draining, left.drained), (Some(true), Some(false)));
+        assert_eq!(of(&left, "Draining").reason, "ContainersLeft");
+        assert_eq!(of(&left, "DiskPressure").status, ConditionStatus::False, "the operator says what is too little");
+        let memory = of(&left, "MemoryPressure");
+        let words = "less than 100 bytes of memory are available: new containers are refused";
+        assert_eq!((memory.status, memory.message.as_str()), (ConditionStatus::True, words));
+        view.drained = true;
+        let drained = told(&view);
+        assert_eq!((drained.drained, of(&drained, "Draining").reason.as_str()), (Some(true), "Drained"));
     }
 }

@@ -24,11 +24,13 @@ pub mod oom;
 pub mod own;
 mod reading;
 mod sys;
+mod together;
 pub mod usage;
 mod victims;
 
 pub use node::ResourceNode;
 pub use reading::Figure;
+pub use together::Together;
 
 use super::containerd::{Cgroups, TOP};
 use gardend_controller::record::SandboxId;

@@ -5,11 +5,14 @@ use super::victims::End;
 use super::victims::Victims;
 use super::{Groups, Place, is_gone, limits, network, usage};
 use crate::node::disk::{Meter, Size};
+use crate::node::headroom;
 use crate::node::mount::{disk_limits_in_force, layer_of, upper_of};
 use crate::node::place::Folders;
 use crate::node::quota;
 use async_trait::async_trait;
-use gardend_controller::ports::{DiskUsage, Measured, Metrics, NodeError, NodeErrorKind, OomSeen, Resources, Usage};
+use gardend_controller::ports::{
+    DiskUsage, Headroom, Measured, Metrics, NodeError, NodeErrorKind, OomSeen, Resources, Usage,
+};
 use gardend_controller::record::{ContainerSpec, ContainerUid, Limits, ProcessUid, RootfsSource, SandboxId};
 use std::collections::HashSet;
 use std::io;
@@ -155,6 +158,10 @@ impl Metrics for ResourceNode {
         let (figures, disks) = tokio::join!(self.figures(&of), futures_util::future::join_all(disks));
         let with_disk = |(figures, disk): (Result<Usage, NodeError>, _)| figures.map(|usage| Usage { disk, ..usage });
         figures.into_iter().zip(disks).map(with_disk).collect()
+    }
+
+    async fn headroom(&self) -> Result<Headroom, NodeError> {
+        headroom::left(&self.inner.folders).await
     }
 }
 

@@ -51,6 +51,23 @@ impl Cgroups {
         Ok(found)
     }
 
+    /// All folders of ours, in every hierarchy.
+    ///
+    /// # Errors
+    /// Where the mount table or a hierarchy cannot be read.
+    pub(crate) fn folders(&self) -> io::Result<OwnFolders> {
+        let mut own = OwnFolders::default();
+        for hierarchy in hierarchies()? {
+            let parent = hierarchy.join(TOP).join(self.owner.as_str());
+            for folder in folders(&parent)? {
+                let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                own.places.push((folder, name));
+            }
+            own.parents.extend(parent.is_dir().then_some(parent));
+        }
+        Ok(own)
+    }
+
     /// Moves a process into the place's cgroup, in every hierarchy where it is not to join one
     /// below that anyway (v2 lets no process into a group with limited groups below).
     ///
@@ -87,6 +104,15 @@ impl Cgroups {
         }
         Ok(PlaceCgroups { path: self.path(id), folders })
     }
+}
+
+/// Folders of one gardend's in the hierarchies.
+#[derive(Debug, Default)]
+pub(crate) struct OwnFolders {
+    /// Above all places.
+    pub parents: Vec<PathBuf>,
+    /// Below those, with their names: places'.
+    pub places: Vec<(PathBuf, String)>,
 }
 
 /// The cgroups of one place as they were found.

@@ -75,7 +75,19 @@ impl Connection {
     /// would not send one answer over 16 MB.
     pub(super) async fn list_containers(&self, label: &str, value: &str) -> Result<Vec<ContainerSeen>, CallError> {
         let attempt = || format!("list containers labelled {label}={value}");
-        let filters = vec![format!("labels.\"{label}\"==\"{value}\"")];
+        self.list_filtered(vec![format!("labels.\"{label}\"==\"{value}\"")], attempt).await
+    }
+
+    /// All containers of our namespace, whoever's.
+    pub(super) async fn list_all_containers(&self) -> Result<Vec<ContainerSeen>, CallError> {
+        self.list_filtered(Vec::new(), || "list containers".into()).await
+    }
+
+    async fn list_filtered(
+        &self,
+        filters: Vec<String>,
+        attempt: impl FnOnce() -> String,
+    ) -> Result<Vec<ContainerSeen>, CallError> {
         let request = self.request(ListContainersRequest { filters }, QUICK);
         let mut client = client(self);
         let collect = async {

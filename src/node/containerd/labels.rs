@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whose the place is: an [`OwnerMark`].
 pub const OWNER: &str = "gardend.dev/owner";
@@ -32,17 +32,39 @@ impl OwnerMark {
     /// # Errors
     /// Where one of them is not there: its canonical path is what counts.
     pub fn of(state: &Path, run: &Path) -> io::Result<Self> {
+        Ok(Self::of_canonical(&state.canonicalize()?, &run.canonicalize()?))
+    }
+
+    fn of_canonical(state: &Path, run: &Path) -> Self {
         use std::os::unix::ffi::OsStrExt;
         let mut hash = Sha256::new();
-        hash.update(state.canonicalize()?.as_os_str().as_bytes());
+        hash.update(state.as_os_str().as_bytes());
         hash.update([0]);
-        hash.update(run.canonicalize()?.as_os_str().as_bytes());
-        Ok(Self(hex(&hash.finalize()[..8])))
+        hash.update(run.as_os_str().as_bytes());
+        Self(hex(&hash.finalize()[..8]))
+    }
+
+    /// The same, of folders that may be gone by now: as they were, as far as what is above them tells.
+    ///
+    /// # Errors
+    /// Where nothing above them is there either.
+    pub fn of_folders(state: &Path, run: &Path) -> io::Result<Self> {
+        Ok(Self::of_canonical(&canonical(state)?, &canonical(run)?))
     }
 
     /// As text: safe as a label's value and as a cgroup's name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// With what is not there as it is named, below what is.
+fn canonical(path: &Path) -> io::Result<PathBuf> {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(canonical(parent)?.join(name))
+        }
+        (found, ..) => found,
     }
 }
 
@@ -107,6 +129,8 @@ mod tests {
         assert_eq!(mark, OwnerMark::of(&dir.path().join("link/../a"), &b).unwrap());
         assert_ne!(mark, OwnerMark::of(&b, &a).unwrap());
         assert_eq!(mark.as_str().len(), 16);
+        std::fs::remove_dir(&b).unwrap();
+        assert_eq!(OwnerMark::of_folders(&a, &b).unwrap(), mark);
     }
 
     #[test]

@@ -37,7 +37,7 @@ const SHIM_ENDS: Duration = Duration::from_secs(3);
 /// How long a cgroup that is busy is left alone.
 const BUSY_AGAIN: Duration = Duration::from_millis(10);
 /// In a place's folder, beside what [`crate::node::place`] tells of: its group.
-const GROUP_FILE: &str = "group";
+pub(super) const GROUP_FILE: &str = "group";
 /// Also there: the mark of the settings that it was made with.
 const SETTINGS_FILE: &str = "settings";
 

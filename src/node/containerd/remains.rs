@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const BUNDLES: &str = "io.containerd.runtime.v2.task";
 
 /// Where the runtime keeps its state: ours alone, so that what a killed shim leaves can be removed.
-pub(super) fn runtime_state(folders: &Folders) -> PathBuf {
+pub(crate) fn runtime_state(folders: &Folders) -> PathBuf {
     folders.run().join("runtime")
 }
 

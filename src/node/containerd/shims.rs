@@ -95,17 +95,36 @@ pub(super) fn remove_socket(group: &GroupId, socket: &Path) -> io::Result<()> {
     }
 }
 
+/// All shims in our namespace of the containerd behind `socket`, whoever's: their pids and the founders
+/// of their groups.
+///
+/// # Errors
+/// Where /proc cannot be read.
+pub(crate) fn shims_of(socket: &Path) -> io::Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        found.extend(founder_of(pid, socket).map(|founder| (pid, founder)));
+    }
+    Ok(found)
+}
+
 fn is_shim(pid: u32, group: &GroupId, socket: &Path) -> bool {
-    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    founder_of(pid, socket).is_some_and(|founder| founder == group.founder())
+}
+
+/// What a shim of ours was started for; `None`: it is none.
+fn founder_of(pid: u32, socket: &Path) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut arguments = line.split(|&byte| byte == 0);
     let program = arguments.next().map(|program| Path::new(OsStr::from_bytes(program)));
     let named = program.and_then(Path::file_name).is_some_and(|name| name.as_bytes().starts_with(b"containerd-shim"));
     let arguments: Vec<_> = arguments.collect();
-    let has = |flag: &[u8], value: &[u8]| arguments.windows(2).any(|pair| pair[0] == flag && pair[1] == value);
-    named
-        && has(b"-namespace", NAMESPACE.as_bytes())
-        && has(b"-id", group.founder().as_bytes())
-        && has(b"-address", socket.as_os_str().as_bytes())
+    let value = |flag: &[u8]| arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| pair[1]);
+    let ours = named
+        && value(b"-namespace") == Some(NAMESPACE.as_bytes())
+        && value(b"-address") == Some(socket.as_os_str().as_bytes());
+    value(b"-id").filter(|_| ours).map(|id| String::from_utf8_lossy(id).into_owned())
 }
 
 /// Files of the unix sockets that the process listens on.

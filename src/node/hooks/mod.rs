@@ -44,7 +44,7 @@ impl<R: Rootfs> Hooked<R> {
     /// Names the file that makes no sense, and what to do.
     pub fn new(inner: R, hooks: &Path, folders: Folders) -> Result<Self, String> {
         let hooks = file::read_all(hooks)?;
-        let all = folders.run().join("hooks");
+        let all = folders.hook_bundles();
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&all);
         made.map_err(|error| format!("{}: {error}", all.display()))?;
         Ok(Self { inner, hooks, folders })
@@ -52,7 +52,7 @@ impl<R: Rootfs> Hooked<R> {
 
     /// A container's bundle, as hooks are told it.
     fn bundle(&self, container: &ContainerUid) -> PathBuf {
-        self.folders.run().join("hooks").join(container.to_string())
+        self.folders.hook_bundles().join(container.to_string())
     }
 
     /// Those of a container's beginning.
@@ -177,7 +177,7 @@ impl<R: Rootfs> Rootfs for Hooked<R> {
 
     async fn list(&self) -> Result<Vec<ContainerUid>, NodeError> {
         let mut all: BTreeSet<ContainerUid> = self.inner.list().await?.into_iter().collect();
-        let bundles = std::fs::read_dir(self.folders.run().join("hooks"));
+        let bundles = std::fs::read_dir(self.folders.hook_bundles());
         let names = bundles.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
         all.extend(names.filter_map(|name| serde_json::from_value(json!(name)).ok()));
         Ok(all.into_iter().collect())

@@ -6,11 +6,13 @@
 
 use super::container;
 use crate::node::disk::Meter;
+use crate::node::headroom;
 use crate::node::place::{Folders, InitProcess};
 use async_trait::async_trait;
 use garden_init::descendants::{self, Seen};
 use gardend_controller::ports::{
-    CpuUsage, DiskUsage, Measured, MemoryUsage, Metrics, NodeError, NodeErrorKind, OomSeen, PidUsage, Resources, Usage,
+    CpuUsage, DiskUsage, Headroom, Measured, MemoryUsage, Metrics, NodeError, NodeErrorKind, OomSeen, PidUsage,
+    Resources, Usage,
 };
 use gardend_controller::record::{ContainerSpec, ContainerUid, Limits, SandboxId};
 use rustix::process::Pid;
@@ -104,6 +106,10 @@ impl Metrics for Figures {
             usages.push(Ok(Usage { disk, ..usage }));
         }
         usages
+    }
+
+    async fn headroom(&self) -> Result<Headroom, NodeError> {
+        headroom::left(&self.folders).await
     }
 }
 

@@ -51,7 +51,7 @@ pub const STATE_FOLDER: &str = "host";
 /// <run-dir>/places/<sandbox>/root      a link to the folder of the container that has the place
 /// ```
 fn containers(folders: &Folders) -> PathBuf {
-    folders.state().join(STATE_FOLDER).join("containers")
+    folders.host_containers()
 }
 
 fn container(folders: &Folders, uid: &ContainerUid) -> PathBuf {

@@ -27,6 +27,7 @@ mod registry;
 mod source;
 mod transfer;
 
+pub(crate) use names::{LEASE, Names as Marked};
 pub use registry::{Mirror, RegistryOptions};
 
 use super::containerd::images::{Blob, Named};

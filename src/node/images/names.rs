@@ -18,7 +18,7 @@ pub(super) const LAST_USED: &str = "gardend.dev/last-used";
 /// Set where it was pulled without a password.
 const ANONYMOUS: &str = "gardend.dev/anonymous";
 /// `<owner>`: what a lease of ours is for is in its name.
-pub(super) const LEASE: &str = "gardend.dev/lease";
+pub(crate) const LEASE: &str = "gardend.dev/lease";
 
 /// containerd's own: what keeps what.
 pub(super) const REF_CONTENT: &str = "containerd.io/gc.ref.content";
@@ -31,10 +31,10 @@ pub(super) const SOURCE: &str = "containerd.io/distribution.source";
 
 /// The names that begin with one gardend's mark.
 #[derive(Clone)]
-pub(super) struct Names(OwnerMark);
+pub(crate) struct Names(OwnerMark);
 
 impl Names {
-    pub(super) fn of(owner: OwnerMark) -> Self {
+    pub(crate) fn of(owner: OwnerMark) -> Self {
         Self(owner)
     }
 
@@ -63,8 +63,20 @@ impl Names {
     }
 
     /// The chain that a lease of this name keeps.
-    pub(super) fn held(&self, lease: &str) -> Option<ImageDigest> {
+    pub(crate) fn held(&self, lease: &str) -> Option<ImageDigest> {
         ImageDigest::new(format!("sha256:{}", lease.strip_prefix(&self.holds())?)).ok()
+    }
+
+    /// Whether a lease, or a snapshot, of this name is one of ours.
+    pub(crate) fn is_ours(&self, name: &str) -> bool {
+        name.strip_prefix("gardend-")
+            .and_then(|rest| rest.strip_prefix(self.owner()))
+            .is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    /// The chain of layers of an image of ours that has these labels.
+    pub(crate) fn chain(&self, labels: &HashMap<String, String>) -> Option<ImageDigest> {
+        self.read(labels).map(|written| written.chain)
     }
 
     /// A snapshot that is being filled.

@@ -29,6 +29,7 @@ mod work;
 mod workshop;
 
 pub use entry::{HostMounts, OwnMounts};
+pub use remove::remove_tree;
 
 use super::disk::Size;
 use super::ids::IdMap;

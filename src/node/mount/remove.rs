@@ -14,7 +14,10 @@ use std::path::Path;
 const MAX_DEPTH: usize = 64;
 
 /// Removes `path` and all that is in it. One that is not there is removed.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// What the kernel says, and where something is mounted.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path of something"));
     };

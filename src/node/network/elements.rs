@@ -3,6 +3,7 @@
 use super::names;
 use gardend_controller::ports::NetworkWanted;
 use gardend_controller::record::{PortIn, SandboxId};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IFNAMSIZ.
@@ -32,6 +33,27 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
     /// This chain is asked.
     Jump(String),
+}
+
+impl fmt::Display for Element {
+    /// As far as its key shows what it is: an address, a link's name, or bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.set)?;
+        let name = self.key.split(|byte| *byte == 0).next().unwrap_or_default();
+        let (name, rest) = match self.key.len() {
+            LINK_BYTES.. if name.len() > 2 && name.iter().all(u8::is_ascii_alphanumeric) => {
+                (String::from_utf8_lossy(name).into_owned(), &self.key[LINK_BYTES..])
+            }
+            _ => (String::new(), &self.key[..]),
+        };
+        let separator = if name.is_empty() || rest.is_empty() { "" } else { " " };
+        write!(f, "{name}{separator}")?;
+        match rest.len() {
+            0 => Ok(()),
+            4 => write!(f, "{}", Ipv4Addr::from([rest[0], rest[1], rest[2], rest[3]])),
+            _ => rest.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
 }
 
 /// All sets.
@@ -144,6 +166,12 @@ pub(super) mod tests {
             bandwidth_rate: 0,
             bandwidth_burst: 0,
         }
+    }
+
+    #[test]
+    fn an_element_shows_the_link_and_the_address_that_it_is_about() {
+        let shown: Vec<_> = of(&wanted(), "gd1234567890123").iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["sources4 gd1234567890123 10.80.0.2", "containers4 10.80.0.2"]);
     }
 
     #[test]

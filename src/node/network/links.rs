@@ -392,6 +392,25 @@ pub(super) fn list(route: &mut Connection, prefix: &str) -> io::Result<BTreeMap<
     Ok(found.into_iter().filter_map(ours).collect())
 }
 
+/// Addresses of all links of the node, by the link's number.
+pub(super) fn addresses(route: &mut Connection) -> io::Result<Vec<(u32, IpAddr)>> {
+    let found = route.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    let address = |found| {
+        let RouteNetlinkMessage::NewAddress(found) = found else { return None };
+        // Where the two differ, the other is the peer's.
+        let local = found.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
+            _ => None,
+        });
+        let other = found.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        });
+        Some((found.header.index, local.or(other)?))
+    };
+    Ok(found.into_iter().filter_map(address).collect())
+}
+
 /// Removes a link. One that has gone is gone.
 pub(super) fn remove(route: &mut Connection, index: u32) -> io::Result<()> {
     let mut message = LinkMessage::default();

@@ -63,6 +63,27 @@ pub(super) fn guard(route: &mut Connection, priority: Priority, subnets: &BTreeS
     Ok(())
 }
 
+/// The rules that are there, in words, and the network that each is about.
+pub(super) fn seen(route: &mut Connection, priority: Priority) -> io::Result<Vec<(String, Option<IpNet>)>> {
+    let mut all = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for rule in list(route, priority, family)? {
+            let (mut at, mut source) = (0, None);
+            for attribute in &rule.attributes {
+                match attribute {
+                    RuleAttribute::Priority(priority) => at = *priority,
+                    RuleAttribute::Source(address) => source = IpNet::new(*address, rule.header.src_len).ok(),
+                    _ => {}
+                }
+            }
+            let family = if family == AddressFamily::Inet { "ipv4" } else { "ipv6" };
+            let from = source.map(|network| format!(" from {network}")).unwrap_or_default();
+            all.push((format!("{family} {at}{from} {:?}", rule.header.action), source));
+        }
+    }
+    Ok(all)
+}
+
 fn rule(family: AddressFamily, priority: u32, action: RuleAction) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family;

@@ -169,6 +169,13 @@ pub(super) fn install(names: &Names, text: &str) -> Result<(), NodeError> {
     })
 }
 
+/// Removes the table, where there is one.
+pub(super) fn remove(names: &Names) -> std::io::Result<()> {
+    let table = names.table();
+    // One that is not there cannot be deleted; added first, it can, in the same transaction.
+    run(&format!("add table inet {table}\ndelete table inet {table}\n")).map_err(std::io::Error::other)
+}
+
 fn run(script: &str) -> Result<(), String> {
     let mut nft = Command::new("nft");
     nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());

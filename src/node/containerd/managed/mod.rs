@@ -136,6 +136,11 @@ impl Places {
     }
 }
 
+/// Where the managed containerd of these folders listens, while it runs.
+pub fn socket_of(folders: &Folders) -> PathBuf {
+    Places::new(folders).socket
+}
+
 /// A managed containerd that answers. Dropped, it goes on without us.
 #[derive(Debug)]
 pub struct Managed {

@@ -22,6 +22,7 @@ mod rules;
 mod store;
 mod told;
 
+use super::elements::Element;
 use super::filter::{Filter, Part};
 use super::names::Names;
 use super::netlink::Connection;
@@ -155,7 +156,8 @@ impl CniNode {
                 return refused("a port in");
             }
         }
-        Ok(Some(rules::part(wanted, &attachment, led_by_plugins)))
+        let ports = if led_by_plugins { rules::Ports::Plugins } else { rules::Ports::Ours };
+        Ok(Some(rules::part(wanted, &attachment, ports)))
     }
 
     /// Takes away what nobody wants any more; what failed.
@@ -306,9 +308,18 @@ impl Network for CniNode {
     }
 }
 
+/// The sets of our table beside plugins' networks.
+pub(super) const SETS: [&str; 6] = rules::SETS;
+
+/// Whose an element of that table is.
+pub(super) fn owner_of(element: &Element, wanted: &[NetworkWanted]) -> Option<ContainerUid> {
+    let of_it = |wanted: &&NetworkWanted| rules::elements(wanted, rules::Ports::Ours).contains(element);
+    wanted.iter().find(of_it).map(|wanted| wanted.container.clone())
+}
+
 /// Where what is attached is kept.
 pub(super) fn store_of(folders: &Folders) -> PathBuf {
-    folders.state().join("cni")
+    folders.attachments()
 }
 
 /// What plugins told of name servers for a container, as /etc/resolv.conf has it.

@@ -12,7 +12,7 @@
 //! What reaches containers, and them one another, is decided by plugins, and who has which address.
 
 use super::store::Attachment;
-use crate::node::network::elements::{self, Element, Value};
+use crate::node::network::elements::{self as of_tables, Element, Value};
 use crate::node::network::filter::Part;
 use crate::node::network::names::{self, Names};
 use crate::node::network::ruleset::{Policy, REJECT};
@@ -85,8 +85,25 @@ pub(super) fn denies(policy: &Policy) -> bool {
     policy.deny_by_default || !policy.deny_networks.is_empty()
 }
 
+/// Who makes ports of the node lead to containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ports {
+    Ours,
+    Plugins,
+}
+
 /// A container's part of it.
-pub(super) fn part(wanted: &NetworkWanted, attachment: &Attachment, led_by_plugins: bool) -> Part {
+pub(super) fn part(wanted: &NetworkWanted, attachment: &Attachment, ports: Ports) -> Part {
+    Part {
+        container: attachment.container.clone(),
+        handle: wanted.handle.clone(),
+        elements: elements(wanted, ports).into_iter().collect(),
+        rules: wanted.rules_out.clone(),
+    }
+}
+
+/// Its elements.
+pub(super) fn elements(wanted: &NetworkWanted, ports: Ports) -> Vec<Element> {
     let own = std::iter::once(IpAddr::V4(wanted.addresses.address)).chain(wanted.addresses.ipv6.map(IpAddr::V6));
     let mut elements = Vec::new();
     for address in own {
@@ -99,16 +116,11 @@ pub(super) fn part(wanted: &NetworkWanted, attachment: &Attachment, led_by_plugi
             let value = Value::Jump(names::chain(&wanted.container));
             elements.push(Element { set: outlets, key, end: None, value });
         }
-        if !led_by_plugins {
-            elements.extend(wanted.ports_in.iter().flat_map(|port| elements::ports(address, *port)));
+        if ports == Ports::Ours {
+            elements.extend(wanted.ports_in.iter().flat_map(|port| of_tables::ports(address, *port)));
         }
     }
-    Part {
-        container: attachment.container.clone(),
-        handle: wanted.handle.clone(),
-        elements: elements.into_iter().collect(),
-        rules: wanted.rules_out.clone(),
-    }
+    elements
 }
 
 #[cfg(test)]
