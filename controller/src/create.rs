@@ -40,13 +40,18 @@ impl Controller {
     /// [`Error::HandleInUse`], [`Error::LimitReached`] and [`Error::Ledger`] before anything was done;
     /// [`Error::CreateFailed`] where it was begun, and is undone.
     pub async fn create(&self, request: CreateRequest) -> Result<Handle, Error> {
+        self.create_for(request, Origin::Garden).await
+    }
+
+    /// The same, for whoever wants it.
+    pub(crate) async fn create_for(&self, request: CreateRequest, origin: Origin) -> Result<Handle, Error> {
         let following = self.shared.options.observing.follow(Operation::Create);
-        let created = self.create_followed(request).await;
+        let created = self.create_followed(request, origin).await;
         following.ended(&created);
         created
     }
 
-    async fn create_followed(&self, mut request: CreateRequest) -> Result<Handle, Error> {
+    async fn create_followed(&self, mut request: CreateRequest, origin: Origin) -> Result<Handle, Error> {
         let _pass = self.shared.gate.enter()?;
         // And once more with the admission; here before anything is asked of the node.
         self.shared.state().takes_new()?;
@@ -62,7 +67,7 @@ impl Controller {
         }
         let credentials = request.credentials.clone();
         let ports_in = std::mem::take(&mut request.ports_in);
-        let record = self.record(request);
+        let record = self.record(request, origin);
         let image = record.spec.rootfs.unresolved().cloned();
         let (uid, handle) = (record.uid.clone(), record.handle.clone());
         let reserved = Reserved::new(&self.shared, &uid, &handle, &ports_in).await?;
@@ -112,7 +117,7 @@ impl Controller {
         tokio::time::timeout(self.shared.options.create_deadline, self.shared.watch(uid, how_the_create_went)).await
     }
 
-    fn record(&self, request: CreateRequest) -> ContainerRecord {
+    fn record(&self, request: CreateRequest, origin: Origin) -> ContainerRecord {
         let grace_time = request.grace_time.filter(|grace| !grace.is_zero());
         ContainerRecord {
             uid: ContainerUid::generate(),
@@ -125,7 +130,7 @@ impl Controller {
             stop: None,
             answered: false,
             created_at: SystemTime::now(),
-            origin: Origin::Garden,
+            origin,
             sandbox: None,
             addresses: None,
             ports_in: Vec::new(),
@@ -172,8 +177,10 @@ impl Controller {
     fn tell_of_failure(&self, container: &ContainerUid, error: &Error) {
         let Error::CreateFailed { handle, stage, source } = error else { return };
         if source.message != DESTROYED_MEANWHILE {
-            self.shared.state().followers.tell(&Incident {
+            let state = self.shared.state();
+            state.followers.tell(&Incident {
                 container: container.clone(),
+                declared_by: state.declared_by(container),
                 handle: handle.clone(),
                 kind: IncidentKind::CreateFailed,
                 message: format!("{stage} failed: {source}"),

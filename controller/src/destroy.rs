@@ -5,7 +5,7 @@ use crate::grace;
 use crate::ledger::Durable;
 use crate::observe::Operation;
 use crate::ports::{NodeError, NodeErrorKind};
-use crate::record::{ContainerUid, Desired, Handle, Phase};
+use crate::record::{ContainerRecord, ContainerUid, DeclaredBy, Desired, Handle, Phase};
 use crate::service::Controller;
 use crate::shared::{Key, Shared};
 use std::sync::Arc;
@@ -16,18 +16,23 @@ impl Controller {
     ///
     /// # Errors
     /// [`Error::Stuck`] where it does not die in time: it is retried until it does.
-    /// [`Error::AlreadyDestroying`] while somebody else waits for the same.
+    /// [`Error::AlreadyDestroying`] while somebody else waits for the same. [`Error::Declared`] for
+    /// one that is not a client's.
     pub async fn destroy(&self, handle: &str) -> Result<(), Error> {
+        self.destroy_for(handle, &Asking::Client).await
+    }
+
+    pub(crate) async fn destroy_for(&self, handle: &str, asking: &Asking<'_>) -> Result<(), Error> {
         let following = self.shared.options.observing.follow(Operation::Destroy);
-        let destroyed = self.destroy_followed(handle).await;
+        let destroyed = self.destroy_followed(handle, asking).await;
         following.ended(&destroyed);
         destroyed
     }
 
-    async fn destroy_followed(&self, handle: &str) -> Result<(), Error> {
+    async fn destroy_followed(&self, handle: &str, asking: &Asking<'_>) -> Result<(), Error> {
         let _pass = self.shared.gate.enter()?;
         let deadline = Instant::now() + self.shared.options.destroy_deadline;
-        let destroying = Destroying::begin(&self.shared, handle)?;
+        let destroying = Destroying::begin(&self.shared, handle, asking)?;
         let uid = &destroying.uid;
         let _asked = self.shared.ask_for(uid);
         if destroying.to_record {
@@ -67,6 +72,25 @@ impl Controller {
     }
 }
 
+/// Who wants a container to end.
+pub(crate) enum Asking<'a> {
+    /// A Garden client.
+    Client,
+    /// Whoever declares this.
+    Declarer(&'a DeclaredBy),
+}
+
+impl Asking<'_> {
+    fn check(&self, record: &ContainerRecord) -> Result<(), Error> {
+        match (self, record.origin.declaration().map(|declaration| &declaration.by)) {
+            (Self::Client, None) => Ok(()),
+            (Self::Client, Some(by)) => Err(Error::Declared { handle: record.handle.clone(), by: by.clone() }),
+            (Self::Declarer(asking), Some(by)) if *asking == by => Ok(()),
+            (Self::Declarer(_), _) => Err(Error::ContainerNotFound(record.handle.to_string())),
+        }
+    }
+}
+
 /// The one request that waits for a container's end.
 struct Destroying {
     shared: Arc<Shared>,
@@ -76,10 +100,11 @@ struct Destroying {
 }
 
 impl Destroying {
-    fn begin(shared: &Arc<Shared>, handle: &str) -> Result<Self, Error> {
+    fn begin(shared: &Arc<Shared>, handle: &str, asking: &Asking<'_>) -> Result<Self, Error> {
         let mut state = shared.state();
         let uid = state.holder(handle)?.record.uid.clone();
         let container = state.containers.get_mut(&uid).ok_or_else(|| Error::ContainerNotFound(handle.to_owned()))?;
+        asking.check(&container.record)?;
         if container.being_destroyed {
             return Err(Error::AlreadyDestroying(container.record.handle.clone()));
         }

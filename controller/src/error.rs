@@ -3,7 +3,7 @@
 use crate::addresses::AddressError;
 use crate::ports::{FilesError, NodeError, SpawnError};
 use crate::pressure::Shortage;
-use crate::record::{Handle, InvalidName, ProcessId, Stage};
+use crate::record::{DeclaredBy, Handle, InvalidName, ProcessId, Stage};
 
 /// Why a request was refused or failed. Its text is shown to clients.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -37,6 +37,17 @@ pub enum Error {
     /// Another destroy of the container runs.
     #[error("container already being destroyed: {0}")]
     AlreadyDestroying(Handle),
+    /// What is declared is its declarer's alone to end.
+    #[error(
+        "container '{handle}' is declared in Kubernetes and is destroyed there: kubectl --namespace {} delete gctr {}",
+        by.namespace, by.name
+    )]
+    Declared {
+        /// Which.
+        handle: Handle,
+        /// By which object.
+        by: DeclaredBy,
+    },
     /// The container is not ready (its create still runs, or its place is being made again).
     #[error("container '{handle}' is not ready: {reason}")]
     NotReady {

@@ -2,7 +2,8 @@
 //!
 //! Whoever holds a [`Busy`] on a container is a client: a request while it runs, a stream while it
 //! flows. The count starts when the last one is dropped; at its end the container is destroyed by
-//! the loop, like any other. Time is monotonic; a restart counts from the beginning.
+//! the loop, like any other. Time is monotonic; a restart counts from the beginning. Who is declared
+//! has none: it stays until its declaration goes.
 
 use crate::error::Error;
 use crate::plan::Wanted;
@@ -64,7 +65,8 @@ pub fn arm(shared: &Shared, state: &mut State, uid: &ContainerUid) {
 
 /// When its grace time is over, as things are.
 fn due(container: &Container) -> Option<Instant> {
-    let counts = container.busy == 0 && container.record.answered && container.wanted() == Wanted::Present;
+    let declared = container.record.origin.declaration().is_some();
+    let counts = container.busy == 0 && container.record.answered && container.wanted() == Wanted::Present && !declared;
     container.record.grace_time.filter(|_| counts).and_then(|grace| container.idle_since.checked_add(grace))
 }
 

@@ -8,12 +8,13 @@
 //! that there are and were since. Views hold no environment, and arguments only where
 //! [`crate::Options::keep_arguments`] says so. Leaves to others: what is shown of it, and to whom.
 
+use crate::declared::DeclaredView;
 use crate::drain::drained;
 use crate::plan::{Place, Wanted};
 use crate::pressure::Pressure;
 use crate::record::{
-    Addresses, BindMount, ContainerUid, Handle, Limits, OutOfMemory, Phase, PortIn, ProcessId, ProcessState,
-    Properties, RootfsSource, SandboxId,
+    Addresses, BindMount, ContainerUid, DeclaredBy, Handle, Limits, OutOfMemory, Phase, PortIn, ProcessId,
+    ProcessState, Properties, RootfsSource, SandboxId,
 };
 use crate::service::Controller;
 use crate::state::{Container, Role, State};
@@ -30,6 +31,8 @@ pub const MAX_INCIDENTS: usize = 256;
 pub struct Incident {
     /// To which.
     pub container: ContainerUid,
+    /// The object that declares it, where one does.
+    pub declared_by: Option<DeclaredBy>,
     /// What its client calls it.
     pub handle: Handle,
     /// What.
@@ -51,6 +54,8 @@ pub enum IncidentKind {
     ProcessLost,
     /// It could not be made.
     CreateFailed,
+    /// One of its declared processes had ended, and is started again.
+    ProcessRestarted,
 }
 
 /// What has happened since the follower last read.
@@ -177,6 +182,8 @@ pub struct ContainerView {
     pub last_oom: Option<OutOfMemory>,
     /// Its processes whose records are kept.
     pub processes: Vec<ProcessView>,
+    /// What is declared of it, where it is.
+    pub declared: Option<DeclaredView>,
 }
 
 /// A process, as it may be shown.
@@ -317,6 +324,7 @@ fn view(state: &State, container: &Container) -> ContainerView {
                 ended_at: process.record.ended_at,
             })
             .collect(),
+        declared: record.origin.declaration().map(|declaration| DeclaredView::of(declaration, &container.kept)),
     }
 }
 

@@ -147,7 +147,8 @@ fn tell_followers(shared: &Shared, uid: &ContainerUid, message: String, at: Syst
     let Some(container) = state.containers.get(uid) else { return };
     let handle = container.record.handle.clone();
     let kind = IncidentKind::OutOfMemory;
-    state.followers.tell(&Incident { container: uid.clone(), handle, kind, message, at });
+    let declared_by = state.declared_by(uid);
+    state.followers.tell(&Incident { container: uid.clone(), declared_by, handle, kind, message, at });
 }
 
 /// What has been told of a place.

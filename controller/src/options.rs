@@ -1,5 +1,6 @@
 //! What the composition root hands to the controller: numbers, and the node.
 
+use crate::declared::Backoff;
 use crate::observe::Observing;
 use crate::ports::{Files, Images, Metrics, Network, Processes, Resources, Rootfs, Sandboxes, Streams};
 use crate::pressure::PressureOptions;
@@ -44,6 +45,8 @@ pub struct Options {
     /// What containers' addresses and ports are taken from. `None`: they have their own loopback
     /// alone.
     pub network: Option<NetworkOptions>,
+    /// How long restarts of declared processes wait.
+    pub restarts: Backoff,
     /// Arguments of processes are kept in memory, for [`crate::ProcessView`]: they may be secrets.
     pub keep_arguments: bool,
     /// How little of the node's memory and disks is too little.
@@ -70,6 +73,7 @@ impl Default for Options {
             removals_at_once: 4,
             places: PathBuf::from("/run/gardend/places"),
             network: None,
+            restarts: Backoff::default(),
             keep_arguments: false,
             pressure: PressureOptions::default(),
             observing: Observing::default(),

@@ -468,8 +468,8 @@ pub trait Resources: Send + Sync {
     /// disk are [`Rootfs::check`]'s.
     async fn check(&self, spec: &ContainerSpec) -> Result<(), NodeError>;
 
-    /// Puts a container's limits in force on its place, before anything but init runs there.
-    /// Idempotent. Init is not subject to them.
+    /// Puts a container's limits in force on its place, before anything but init runs there, or later
+    /// where a limit of the same kind is in force already. Idempotent. Init is not subject to them.
     async fn limit(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<(), NodeError>;
 
     /// The limits in force, read back from the node: what was asked for, in the steps that the

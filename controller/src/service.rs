@@ -71,13 +71,18 @@ impl Controller {
     /// `Terminate` of somebody else is waiting.
     ///
     /// # Errors
-    /// [`Error::NotReady`] where its create is not finished or it is being destroyed.
+    /// [`Error::NotReady`] where its create is not finished or it is being destroyed;
+    /// [`Error::Declared`] for one whose processes are kept running.
     pub async fn stop(&self, handle: &str, mode: StopMode) -> Result<(), Error> {
         let _pass = self.shared.gate.enter()?;
         let busy = Busy::on(&self.shared, handle)?;
         let finished = {
             let state = self.shared.state();
             let container = state.holder(handle)?;
+            if let Some(declaration) = container.record.origin.declaration() {
+                // They would only be started again.
+                return Err(Error::Declared { handle: container.record.handle.clone(), by: declaration.by.clone() });
+            }
             if !container.record.answered || container.wanted() == Wanted::Absent {
                 container.ready_place()?;
             }
@@ -224,6 +229,15 @@ impl Controller {
     async fn run_followed(&self, handle: &str, spec: ProcessSpec) -> Result<Attachment, Error> {
         let _pass = self.shared.gate.enter()?;
         let busy = Busy::on(&self.shared, handle)?;
+        {
+            let state = self.shared.state();
+            let declaration = state.holder(handle)?.record.origin.declaration();
+            let declared =
+                declaration.and_then(|all| all.processes.iter().find(|one| Some(&one.id) == spec.id.as_ref()));
+            if let Some(declared) = declared {
+                return Err(Error::ProcessIdInUse(declared.id.clone()));
+            }
+        }
         processes::run(&self.shared, busy, spec).await
     }
 

@@ -6,6 +6,7 @@
 //! Containers' records here are what the ledger holds, but for what [`crate::shared`] is writing.
 
 use crate::addresses::{AddressError, Asked, Pools};
+use crate::declared::Kept;
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::news::Followers;
@@ -13,8 +14,8 @@ use crate::plan::{Observed, Place, Stopping, Wanted};
 use crate::ports::{NodeError, ReaderId};
 use crate::pressure::Pressure;
 use crate::record::{
-    ContainerRecord, ContainerUid, Desired, Phase, ProcessId, ProcessRecord, ProcessState, ProcessUid, SandboxId,
-    SandboxKind, Stage, StopMode,
+    ContainerRecord, ContainerUid, DeclaredBy, Desired, Phase, ProcessId, ProcessRecord, ProcessState, ProcessUid,
+    SandboxId, SandboxKind, Stage, StopMode,
 };
 use crate::service::{MESSAGE_PROPERTY, Outcome};
 use crate::timers::Timers;
@@ -124,6 +125,8 @@ pub struct Container {
     pub request: Span,
     /// When its grace time is looked at next.
     pub grace_armed: Option<Instant>,
+    /// Of its declared processes, what no record holds.
+    pub kept: BTreeMap<ProcessId, Kept>,
 }
 
 /// Whether arguments of processes are kept in memory.
@@ -252,6 +255,19 @@ impl State {
         }
     }
 
+    /// The object that declares a container, where one does.
+    pub fn declared_by(&self, container: &ContainerUid) -> Option<DeclaredBy> {
+        let declaration = self.containers.get(container)?.record.origin.declaration()?;
+        Some(declaration.by.clone())
+    }
+
+    /// Whether a process is one that is declared: how it ended counts for as long.
+    pub fn is_kept(&self, process: &Process) -> bool {
+        let container = self.containers.get(&process.record.container);
+        let declaration = container.and_then(|container| container.record.origin.declaration());
+        declaration.is_some_and(|declaration| declaration.runs.contains_key(&process.record.id))
+    }
+
     /// The container that holds a handle.
     pub fn holder(&self, handle: &str) -> Result<&Container, Error> {
         let uid = self.handles.get(handle);
@@ -320,6 +336,7 @@ impl Container {
             idle_since: now,
             request: Span::none(),
             grace_armed: None,
+            kept: BTreeMap::new(),
             record,
         }
     }

@@ -6,11 +6,17 @@
 
 mod churn;
 mod crds;
+mod figures;
+mod fleet;
+mod frozen;
 mod kubectl;
 mod leases;
 mod mirror;
 mod outage;
+mod real;
 mod redaction;
 mod rights;
+mod scale;
 mod server;
+mod tokens;
 mod world;

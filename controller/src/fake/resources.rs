@@ -22,7 +22,10 @@ impl Resources for Life {
     async fn limit(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<(), NodeError> {
         let limits = Limits { memory_bytes: spec.limits.memory_bytes / PAGE * PAGE, ..spec.limits };
         self.plain(Call::Limit, |world| {
-            if world.occupied(sandbox) {
+            let before = world.places.get(sandbox).map(|place| place.limits).unwrap_or_default();
+            let begins = |before: u64, now: u64| before == 0 && now > 0;
+            let new_kind = begins(before.memory_bytes, limits.memory_bytes) || begins(before.pids_max, limits.pids_max);
+            if new_kind && world.occupied(sandbox) {
                 world.violated(format!("place {sandbox} was limited while something ran in it"));
             }
             let place = world.places.get_mut(sandbox).filter(|place| place.running);

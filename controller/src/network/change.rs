@@ -12,6 +12,7 @@ use crate::ports::NodeError;
 use crate::record::{ContainerRecord, PortIn, PortInAsked, RuleOut};
 use crate::service::Controller;
 use crate::shared::Shared;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
@@ -66,6 +67,20 @@ impl Controller {
         let adding = Adding::begin(&self.shared, handle).await?;
         to_its_end(async move { adding.rules(rules).await }).await
     }
+}
+
+/// As [`Controller::add_port`], the other way: the port leads nowhere any more, and may be another's.
+/// One that does not lead there is no error.
+pub async fn remove_port(shared: &Arc<Shared>, handle: &str, asked: PortInAsked) -> Result<(), Error> {
+    let changing = Adding::begin(shared, handle).await?;
+    to_its_end(async move { changing.remove(asked).await }).await
+}
+
+/// Puts in force what the record says of a container's network.
+pub async fn ensure(shared: &Arc<Shared>, handle: &str) -> Result<(), Error> {
+    let changing = Adding::begin(shared, handle).await?;
+    to_its_end(async move { if changing.record()?.addresses.is_some() { changing.ensure().await } else { Ok(()) } })
+        .await
 }
 
 async fn to_its_end<T: Send + 'static>(
@@ -136,6 +151,23 @@ impl Adding {
             reserved.keep();
         }
         Err(error)
+    }
+
+    async fn remove(self, asked: PortInAsked) -> Result<(), Error> {
+        let leads = |port: &&PortIn| {
+            let (host, inner) = (asked.host_port.map(NonZeroU16::get), asked.container_port.map(NonZeroU16::get));
+            host.is_none_or(|host| host == port.host_port) && inner.is_none_or(|inner| inner == port.container_port)
+        };
+        let Some(port) = self.record()?.ports_in.iter().find(leads).copied() else { return Ok(()) };
+        self.edit(move |record| record.ports_in.retain(|other| *other != port)).await?;
+        if let Err(error) = self.ensure().await {
+            self.put_back(move |record| record.ports_in.push(port)).await;
+            return Err(error);
+        }
+        if let Some(pools) = &mut self.shared.state().pools {
+            pools.ports.give_back(self.busy.uid(), port.host_port);
+        }
+        Ok(())
     }
 
     async fn rules(self, rules: Vec<RuleOut>) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use crate::ports::{AttachWanted, NetworkWanted, NodeError};
 use crate::record::{Addresses, ContainerRecord, ContainerUid, SandboxId};
 use crate::shared::Shared;
 use crate::state::{Container, State};
-pub use change::{MAX_PORTS_IN, MAX_RULES_OUT, check_ports, check_rules};
+pub use change::{MAX_PORTS_IN, MAX_RULES_OUT, check_ports, check_rules, ensure, remove_port};
 pub use reserve::Reserved;
 use std::sync::Arc;
 use std::time::Duration;

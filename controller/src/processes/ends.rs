@@ -150,7 +150,12 @@ fn settled(shared: &Arc<Shared>, uid: &ProcessUid) {
         shared.add_timer(&mut state, at, Timer::Retention(uid.clone()));
     }
     let surplus = surplus(&state, &container);
+    let kept = state.declared_by(&container).is_some();
     drop(state);
+    if kept {
+        // It may have to be started again.
+        shared.wake(Key::Container(container));
+    }
     if let Some(surplus) = surplus {
         forget(shared, &surplus);
     }
@@ -188,7 +193,7 @@ pub fn seen(shared: &Shared, uid: &ProcessUid) {
 pub fn retention_is_over(shared: &Arc<Shared>, uid: &ProcessUid) {
     let mut state = shared.state();
     let Some(process) = state.processes.get(uid) else { return };
-    if process.attached > 0 {
+    if process.attached > 0 || state.is_kept(process) {
         let at = Instant::now() + shared.options.process_retention;
         shared.add_timer(&mut state, at, Timer::Retention(uid.clone()));
         return;
@@ -198,7 +203,7 @@ pub fn retention_is_over(shared: &Arc<Shared>, uid: &ProcessUid) {
 }
 
 /// Removes the record of an ended process.
-fn forget(shared: &Arc<Shared>, uid: &ProcessUid) {
+pub fn forget(shared: &Arc<Shared>, uid: &ProcessUid) {
     let mut state = shared.state();
     let Some(process) = state.processes.get(uid).filter(|process| process.settled) else { return };
     let container = process.record.container.clone();
@@ -230,6 +235,15 @@ pub fn lose(shared: &Shared, uid: &ProcessUid, why: &str) {
     process.settled = true;
     shared.ledger.submit(vec![update(&process.record)], Durable::Crash).in_background();
     tell_of_loss(&state, uid, why);
+    let container = process_container(&state, uid).filter(|container| state.declared_by(container).is_some());
+    drop(state);
+    if let Some(container) = container {
+        shared.wake(Key::Container(container));
+    }
+}
+
+fn process_container(state: &State, uid: &ProcessUid) -> Option<ContainerUid> {
+    state.processes.get(uid).map(|process| process.record.container.clone())
 }
 
 fn tell_of_loss(state: &State, uid: &ProcessUid, why: &str) {
@@ -239,6 +253,7 @@ fn tell_of_loss(state: &State, uid: &ProcessUid, why: &str) {
     };
     state.followers.tell(&Incident {
         container: process.container.clone(),
+        declared_by: state.declared_by(&process.container),
         handle: container.record.handle.clone(),
         kind: IncidentKind::ProcessLost,
         message: format!("how process '{}' ended is not known: {why}", process.id),

@@ -26,7 +26,7 @@ use crate::state::{Arguments, Process, State};
 use crate::{oom, places};
 pub use adopt::adopt;
 use ends::lose;
-pub use ends::{MAX_ENDED, MAX_SEEN, end_all, exited, listen, lose_all, retention_is_over, seen};
+pub use ends::{MAX_ENDED, MAX_SEEN, end_all, exited, forget, listen, lose_all, retention_is_over, seen};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tracing::Instrument;

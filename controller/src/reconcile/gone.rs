@@ -77,8 +77,10 @@ fn does_not_go(shared: &Shared, subject: &Subject, stage: Stage, error: NodeErro
         }
     });
     if stuck {
-        shared.state().followers.tell(&Incident {
+        let state = shared.state();
+        state.followers.tell(&Incident {
             container: subject.uid.clone(),
+            declared_by: state.declared_by(&subject.uid),
             handle: subject.handle.clone(),
             kind: IncidentKind::Stuck,
             message: format!("{stage} does not succeed, and is tried again: {error}"),

@@ -11,6 +11,7 @@ mod gone;
 mod ready;
 mod stop;
 
+use crate::declared;
 use crate::observe::Observation;
 use crate::places;
 use crate::plan::{Observed, Step, Wanted, next_step};
@@ -137,7 +138,7 @@ fn span(subject: &Subject, step: Step) -> Span {
 async fn take(shared: &Arc<Shared>, subject: &Subject, step: Step) -> Done {
     tracing::debug!(handle = %subject.handle, uid = %subject.uid, ?step, "next step");
     match step {
-        Step::Rest => Done::Verdict(Verdict::Rest),
+        Step::Rest => Done::Verdict(declared::keep(shared, &subject.uid).await),
         Step::Wait => stop::wait_for_empty(shared, subject),
         Step::TakePlace => ready::take_place(shared, subject).await,
         Step::MakePlace => ready::make_place(shared, subject).await,

@@ -1,8 +1,8 @@
 //! What became of what was asked for.
 
 use super::{
-    Addresses, ContainerSpec, ContainerUid, Handle, PortIn, ProcessId, ProcessSpec, ProcessUid, Properties, RuleOut,
-    SandboxId,
+    Addresses, ContainerSpec, ContainerUid, Declaration, Handle, PortIn, ProcessId, ProcessSpec, ProcessUid,
+    Properties, RuleOut, SandboxId,
 };
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};
@@ -18,13 +18,31 @@ pub enum Desired {
 }
 
 /// Who wants a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A Garden client.
     Garden,
     /// A custom resource.
-    Declared,
+    Declared(Box<Declaration>),
+}
+
+impl Origin {
+    /// What is declared, where it is.
+    pub fn declaration(&self) -> Option<&Declaration> {
+        match self {
+            Self::Garden => None,
+            Self::Declared(declaration) => Some(declaration),
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn declaration_mut(&mut self) -> Option<&mut Declaration> {
+        match self {
+            Self::Garden => None,
+            Self::Declared(declaration) => Some(declaration),
+        }
+    }
 }
 
 /// How a container is to be stopped.
