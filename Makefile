@@ -60,8 +60,8 @@ test-kube: setup
 	scripts/test-kube.sh
 
 # gardend in a pod, installed by helm on a real cluster of one node.
-test-cluster: tools
-	scripts/test-cluster.sh
+test-cluster: tools image go.work
+	scripts/test-cluster.sh build/gardend-image.tar
 
 # What the chart makes of its values, and what an API server says of it.
 test-chart: setup

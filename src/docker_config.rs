@@ -55,7 +55,11 @@ impl DockerConfig {
         Self::parse(&text).map_err(wrong)
     }
 
-    fn parse(text: &[u8]) -> Result<Self, String> {
+    /// The same of what stands in one.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
         let file: File = serde_json::from_slice(text).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             format!("is no docker configuration: wrong at line {line}, column {column}")

@@ -55,7 +55,7 @@ pub struct GardenContainerSpec {
         }])
     )]
     pub node_name: String,
-    /// What Garden clients call it; the object's name where it is left out. It cannot be changed.
+    /// What Garden clients call it; NAMESPACE.NAME of the object where it is left out. It cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 1024),
@@ -113,7 +113,8 @@ pub struct GardenContainerSpec {
         }]
     ))]
     pub properties: BTreeMap<String, String>,
-    /// How long it may go without a client before it is destroyed, as 90s, 5m, 1h30m; for ever where it is left out.
+    /// How long it may go without a client before it is destroyed, as 90s, 5m, 1h30m; for ever where it is left out. Of a
+    /// declared container clients are told it, and it is not destroyed for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 32),
@@ -124,6 +125,10 @@ pub struct GardenContainerSpec {
         }])
     )]
     pub grace_time: Option<String>,
+    /// Ports of the node that lead to it, by TCP and UDP alike. For declared containers alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["containerPort"]))]
+    pub ports: Vec<DeclaredPort>,
     /// Processes that are kept running in it. For declared containers alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -289,6 +294,19 @@ pub enum BindOrigin {
     Container,
 }
 
+/// A port that shall lead to a declared container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeclaredPort {
+    /// In the container.
+    #[schemars(range(min = 1, max = 65535))]
+    pub container_port: u16,
+    /// On the node; one of the node's own choice where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub host_port: Option<u16>,
+}
+
 /// A process that is kept running in a declared container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -340,7 +358,7 @@ pub struct GardenContainerStatus {
     /// How far it is: Pending, Creating, Ready, Stopping, Stopped, Destroying or Gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<ContainerPhase>,
-    /// Ready, SandboxReady, RootfsReady, NetworkReady and Stuck.
+    /// Ready, SandboxReady, RootfsReady, NetworkReady and Stuck; of a declared one Current and ProcessesRunning too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -453,6 +471,32 @@ pub struct ProcessStatus {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Time>,
+    /// How often it was started again. Of a declared one, as what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub restarts: Option<i64>,
+    /// How its last run that has ended did so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<ProcessEnd>,
+    /// When it is started again, while it waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_start: Option<Time>,
+}
+
+/// How a run of a declared process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessEnd {
+    /// Its own code, or 128 and the signal's number; left out where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255))]
+    pub exit_code: Option<i32>,
+    /// In words, where there is no code: it could not be started, or nobody can say how it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// When.
+    pub finished: Time,
 }
 
 /// What became of a process.

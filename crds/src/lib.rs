@@ -27,6 +27,9 @@ pub const ORIGIN_LABEL: &str = "gardend.dev/origin";
 /// Its value on what mirrors a container that a Garden client made.
 pub const ORIGIN_GARDEN: &str = "garden";
 
+/// Keeps a declared object until its container is gone.
+pub const DECLARED_FINALIZER: &str = "gardend.dev/declared";
+
 /// Every generated file: its name in `crds/`, and its content.
 ///
 /// # Errors

@@ -30,6 +30,8 @@ const LONGEST_NOTE: usize = 1000;
 
 /// Something to tell, of the object that stands for its container.
 pub(super) struct Announcement {
+    /// Where the object is; where those of containers are, if left out.
+    pub namespace: Option<String>,
     /// The object's name.
     pub name: String,
     /// Its uid, where it is known to be there: `kubectl describe` finds events by it.
@@ -38,11 +40,12 @@ pub(super) struct Announcement {
     pub incident: Incident,
 }
 
-/// Takes announcements; nobody waits for it. Dropped, it tells nothing more.
+/// Takes announcements; nobody waits for it. All clones are one, and with the last of them it ends.
+#[derive(Clone)]
 pub(super) struct Announcer {
     queue: mpsc::Sender<Announcement>,
     gauges: Arc<Gauges>,
-    _task: JoinSet<()>,
+    _task: Arc<JoinSet<()>>,
 }
 
 impl Announcer {
@@ -52,7 +55,7 @@ impl Announcer {
         let recorder = Recorder::new(place.client.clone(), reporter);
         let mut task = JoinSet::new();
         task.spawn(publish_all(recorder, place.namespace.clone(), waiting, Arc::clone(&gauges)));
-        Self { queue, gauges, _task: task }
+        Self { queue, gauges, _task: Arc::new(task) }
     }
 
     pub(super) fn say(&self, announcement: Announcement) {
@@ -85,7 +88,7 @@ async fn publish_all(
             api_version: Some(GardenContainer::api_version(&()).into_owned()),
             kind: Some(GardenContainer::kind(&()).into_owned()),
             name: Some(announcement.name),
-            namespace: Some(namespace.clone()),
+            namespace: Some(announcement.namespace.unwrap_or_else(|| namespace.clone())),
             uid: announcement.uid,
             ..ObjectReference::default()
         };
@@ -105,6 +108,7 @@ fn event(incident: &Incident) -> Event {
         IncidentKind::Stuck => ("Stuck", "Destroying"),
         IncidentKind::ProcessLost => ("ProcessLost", "Running"),
         IncidentKind::CreateFailed => ("CreateFailed", "Creating"),
+        IncidentKind::ProcessRestarted => ("ProcessRestarted", "Restarting"),
     };
     let words = format!("container '{}': {}", incident.handle, incident.message);
     Event {
@@ -166,6 +170,7 @@ mod tests {
     fn words_are_cut_to_what_an_event_may_hold() {
         let incident = Incident {
             container: ContainerUid::generate(),
+            declared_by: None,
             handle: Handle::new("h").unwrap(),
             kind: IncidentKind::CreateFailed,
             message: "ä".repeat(5000),

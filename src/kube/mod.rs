@@ -24,6 +24,7 @@ mod lease;
 mod mirror;
 mod names;
 mod options;
+mod review;
 mod shown;
 
 pub use client::{ConnectError, Place, connect};
@@ -31,12 +32,15 @@ pub use gardend_crds::Versions;
 pub use gauges::{Figures, Gauges};
 pub use names::{NodeName, container_object};
 pub use options::{Detail, Keeping, NodeFacts, Options};
+pub use review::Reviewer;
 pub use shown::{ArgumentsAllowed, Shown, ShownPolicy, show};
 
+use events::Announcer;
 use gardend_controller::Controller;
-use mirror::Mirror;
+use mirror::{Budget, Mirror};
 use std::sync::Arc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// What runs of it. Dropped, it ends; the objects stay as they are.
 pub struct Kube {
@@ -51,7 +55,9 @@ impl Kube {
         let mut tasks = JoinSet::new();
         tasks.spawn(lease::keep_own(place.clone(), options.keeping.clone(), Arc::clone(&gauges)));
         tasks.spawn(keeper::run(place.clone(), options.clone()));
-        tasks.spawn(Mirror::new(place, options, controller, Arc::clone(&gauges)).run());
+        let announcer = Announcer::start(&place, Arc::clone(&gauges));
+        let bucket = Budget::new(options.writes_per_second, options.write_burst, Instant::now());
+        tasks.spawn(Mirror::new(place, options, controller, Arc::clone(&gauges), announcer, bucket).run());
         Self { tasks, gauges }
     }
 

@@ -18,4 +18,5 @@ mod redaction;
 mod rights;
 mod scale;
 mod server;
+mod tokens;
 mod world;

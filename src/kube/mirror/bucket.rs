@@ -1,8 +1,9 @@
 //! A token bucket: so many at once, so many a second on and on.
 
 use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 pub(in crate::kube) struct Bucket {
     each: Duration,
@@ -31,6 +32,40 @@ impl Bucket {
         }
         self.full_at = self.full_at.max(now) + self.each;
         true
+    }
+}
+
+/// A bucket that several share. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub(in crate::kube) struct Budget(Arc<Mutex<Bucket>>);
+
+impl Budget {
+    /// A full one.
+    pub(in crate::kube) fn new(a_second: NonZeroU32, burst: NonZeroU32, now: Instant) -> Self {
+        Self(Arc::new(Mutex::new(Bucket::new(a_second, burst, now))))
+    }
+
+    /// When there is one to take, unless somebody else is faster.
+    pub(in crate::kube) fn ready_at(&self) -> Instant {
+        self.bucket().ready_at()
+    }
+
+    /// Waits for one and takes it.
+    pub(in crate::kube) async fn spend(&self) {
+        loop {
+            let ready_at = {
+                let mut bucket = self.bucket();
+                if bucket.take(Instant::now()) {
+                    return;
+                }
+                bucket.ready_at()
+            };
+            sleep_until(ready_at).await;
+        }
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -27,7 +27,7 @@ use super::names::container_object;
 use super::options::{Detail, Options};
 use super::shown::show;
 use book::{Book, Seen};
-pub(super) use bucket::Bucket;
+pub(super) use bucket::{Bucket, Budget};
 use gardend_controller::record::ContainerUid;
 use gardend_controller::{Controller, Follower, Incident, News};
 use gardend_crds::{GardenNodeStatus, Time};
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-use watch::{Heard, Watch};
+pub(super) use watch::{Heard, Watch};
 use write::Writer;
 
 /// A time that does not come by itself.
@@ -57,7 +57,7 @@ pub(super) struct Mirror {
     book: Book,
     /// The API server has told what it has: before that, all would seem to be missing.
     listed: bool,
-    bucket: Bucket,
+    bucket: Budget,
     node: Node,
     /// Failures in a row of reaching the API server, and until when it is left alone.
     failures: u32,
@@ -86,18 +86,26 @@ enum Looked {
 }
 
 impl Mirror {
-    pub(super) fn new(place: Place, options: Options, controller: Controller, gauges: Arc<Gauges>) -> Self {
+    /// `announcer` takes events, and `bucket` says how much may be written, by others too.
+    pub(super) fn new(
+        place: Place,
+        options: Options,
+        controller: Controller,
+        gauges: Arc<Gauges>,
+        announcer: Announcer,
+        bucket: Budget,
+    ) -> Self {
         let now = Instant::now();
         let containers = kube::Api::namespaced(place.client.clone(), &place.namespace);
         Self {
             follower: controller.follow(),
             writer: Writer::new(&place),
             watch: Watch::new(containers, place.node.as_str()),
-            announcer: Announcer::start(&place, Arc::clone(&gauges)),
+            announcer,
             gauges,
             book: Book::default(),
             listed: false,
-            bucket: Bucket::new(options.writes_per_second, options.write_burst, now),
+            bucket,
             node: Node { started_at: Time::now(), seen: None, read: false, due: now, not_before: now, refusals: 0 },
             failures: 0,
             resume_at: now,
@@ -153,11 +161,14 @@ impl Mirror {
         for uid in news.containers {
             self.note_container(&uid, now);
         }
-        news.incidents.iter().for_each(|incident| self.announce(incident));
+        let ours = news.incidents.iter().filter(|incident| incident.declared_by.is_none());
+        ours.for_each(|incident| self.announce(incident));
     }
 
     fn note_container(&mut self, uid: &ContainerUid, now: Instant) {
         let view = self.controller.view(uid);
+        // One that is declared has an object already, which is not ours to make.
+        let view = view.filter(|view| view.declared.is_none());
         let name = view.map(|view| container_object(&self.options.node, &view.handle, uid));
         self.book.container_changed(uid, name, now);
     }
@@ -178,7 +189,7 @@ impl Mirror {
             Some((name, seen)) => (name.clone(), seen.and_then(|seen| seen.uid.clone())),
             None => (container_object(&self.options.node, &incident.handle, &incident.container), None),
         };
-        self.announcer.say(Announcement { name, uid, incident: incident.clone() });
+        self.announcer.say(Announcement { namespace: None, name, uid, incident: incident.clone() });
     }
 
     fn hear(&mut self, heard: Heard) {
@@ -264,13 +275,13 @@ impl Mirror {
 
     /// Compares what is wanted with what is seen, and writes the first thing that differs.
     async fn look(&mut self, name: &str, container: Option<&ContainerUid>) -> Result<Looked, Trouble> {
-        let view = container.and_then(|uid| self.controller.view(uid));
+        let view = container.and_then(|uid| self.controller.view(uid)).filter(|view| view.declared.is_none());
         let seen = self.book.seen(name);
         let Some(view) = view else {
             if seen.is_none_or(|seen| seen.going) {
                 return Ok(Looked::Level);
             }
-            self.spend();
+            self.bucket.spend().await;
             self.writer.delete(name).await?;
             count(&self.gauges.objects_deleted);
             self.book.removed(name);
@@ -283,7 +294,7 @@ impl Mirror {
             Some(seen) if seen.spec == shown.spec() => seen.clone(),
             other => {
                 let is_there = other.is_some();
-                self.spend();
+                self.bucket.spend().await;
                 let object = match is_there {
                     true => self.writer.container_spec(name, &shown).await?,
                     false => self.writer.container(name, &shown).await?,
@@ -298,17 +309,12 @@ impl Mirror {
         if seen.status == shown.status(seen.generation, &seen.conditions) {
             return Ok(Looked::Level);
         }
-        self.spend();
+        self.bucket.spend().await;
         let object = self.writer.container_status(name, &shown, seen.generation, &seen.conditions).await?;
         count(&self.gauges.statuses_written);
         self.book.written(name, Seen::of(&object), book::version(&object));
         self.book.settle(name, Instant::now() + self.options.settle, false);
         Ok(Looked::Wrote)
-    }
-
-    fn spend(&mut self) {
-        // There is one: nobody looks without.
-        self.bucket.take(Instant::now());
     }
 
     fn container_trouble(&mut self, name: &str, trouble: Trouble) {
@@ -383,14 +389,14 @@ impl Mirror {
                 return Ok(Looked::Level);
             }
             Some(_) => {
-                self.spend();
+                self.bucket.spend().await;
                 let object = self.writer.node_status(&wanted).await?;
                 count(&self.gauges.statuses_written);
                 self.node.seen = object.status;
                 self.node.not_before = Instant::now() + self.options.node_settle;
             }
             None => {
-                self.spend();
+                self.bucket.spend().await;
                 let object = self.writer.node().await?;
                 count(&self.gauges.objects_written);
                 self.node.seen = Some(object.status.unwrap_or_default());

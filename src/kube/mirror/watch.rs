@@ -8,7 +8,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use tokio::time::Instant;
 
 /// What was heard.
-pub(super) enum Heard {
+pub(in crate::kube) enum Heard {
     /// All that there are.
     Listed(Vec<GardenContainer>),
     /// One is new or another than before.
@@ -20,36 +20,41 @@ pub(super) enum Heard {
 }
 
 /// Nobody's watch grows with the cluster: the API server sends what is of this node alone.
-pub(super) struct Watch {
+pub(in crate::kube) struct Watch {
     api: Api<GardenContainer>,
-    selector: String,
+    config: watcher::Config,
     begin_at: Instant,
     stream: Option<BoxStream<'static, watcher::Result<Event<GardenContainer>>>>,
     listing: Vec<GardenContainer>,
 }
 
 impl Watch {
-    pub(super) fn new(api: Api<GardenContainer>, node: &str) -> Self {
-        let selector = format!("spec.nodeName={node}");
-        Self { api, selector, begin_at: Instant::now(), stream: None, listing: Vec::new() }
+    pub(in crate::kube) fn new(api: Api<GardenContainer>, node: &str) -> Self {
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+        Self { api, config, begin_at: Instant::now(), stream: None, listing: Vec::new() }
+    }
+
+    /// Of these alone.
+    pub(in crate::kube) fn labelled(mut self, selector: &str) -> Self {
+        self.config = self.config.labels(selector);
+        self
     }
 
     /// Begins anew, with all that there are, at this time.
-    pub(super) fn begin_at(&mut self, at: Instant) {
+    pub(in crate::kube) fn begin_at(&mut self, at: Instant) {
         self.stream = None;
         self.listing.clear();
         self.begin_at = at;
     }
 
     /// What is heard next. Dropped before it is done, nothing is lost.
-    pub(super) async fn next(&mut self) -> Heard {
+    pub(in crate::kube) async fn next(&mut self) -> Heard {
         loop {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
                 None => {
                     tokio::time::sleep_until(self.begin_at).await;
-                    let config = watcher::Config::default().fields(&self.selector);
-                    self.stream.insert(watcher(self.api.clone(), config).boxed())
+                    self.stream.insert(watcher(self.api.clone(), self.config.clone()).boxed())
                 }
             };
             match stream.next().await {

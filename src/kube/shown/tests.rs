@@ -28,6 +28,7 @@ fn view() -> ContainerView {
         stuck: None,
         last_oom: None,
         processes: Vec::new(),
+        declared: None,
     }
 }
 
