@@ -46,7 +46,7 @@ impl<'a> Lives<'a> {
         assert_eq!(garden(&["run", self.handle, "--", "/bin/sh", "-c", "echo well"]), "well\n", "through {through}");
     }
 
-    /// Both processes end as they should, and nothing that they wrote is missing.
+    /// Both processes end as they should, and nothing that they wrote is missing. The pod stays.
     fn end(self) {
         tell_to_end(self.handle, FOLLOWED);
         is_whole(&self.followed.join().expect("it was followed to its end"));
@@ -55,8 +55,16 @@ impl<'a> Lives<'a> {
         assert_eq!(status, Some(STATUS));
         is_whole(&output);
         garden(&["rm", self.handle]);
-        self.cluster.kubectl(&["delete", "pod", VISITOR]);
     }
+}
+
+/// The visitor goes.
+fn leave(cluster: &Cluster) {
+    cluster.kubectl(&["delete", "pod", VISITOR, "--timeout=90s"]);
+    eventually("the pod's process has ended", || {
+        let found = Running::with(SLEEP);
+        found.is_empty().then_some(()).ok_or_else(|| format!("{found:?}"))
+    });
 }
 
 fn conditions(object: &Value) -> Vec<(&str, &str)> {
@@ -97,16 +105,13 @@ fn an_upgrade_and_a_rollback_change_gardend_alone_and_an_uninstall_leaves_nothin
     release.rollback();
     assert_eq!(release.pod().image, first.image);
     lives.go_on("a rollback");
+    let visitor = lives.visitor.clone();
     lives.end();
 
     garden::create("left");
-    let visitor = sleeper(VISITOR);
-    cluster.apply(&visitor);
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=90s"]);
-    let others = Running::with(SLEEP);
     release.uninstall_leaving_nothing(&before);
-    assert_eq!(Running::with(SLEEP), others);
-    cluster.kubectl(&["delete", "pod", VISITOR]);
+    assert_eq!(Running::with(SLEEP), visitor);
+    leave(&cluster);
 }
 
 #[test]
@@ -146,6 +151,7 @@ fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet(
     lives.go_on("a restart of kubelet");
     lives.end();
     release.uninstall_leaving_nothing(&left);
+    leave(&cluster);
 }
 
 #[test]
