@@ -6,6 +6,7 @@
 
 mod churn;
 mod crds;
+mod declared;
 mod kubectl;
 mod leases;
 mod mirror;
