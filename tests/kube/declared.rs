@@ -16,9 +16,10 @@ async fn declaring() -> World {
     world
 }
 
-fn manifest(world: &World, name: &str, spec: Value) -> Value {
+pub fn manifest(world: &World, name: &str, spec: Value) -> Value {
     let mut whole = json!({ "nodeName": world.node(), "image": "docker:///busybox:1.36" });
     whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    whole.as_object_mut().unwrap().retain(|_, value| !value.is_null());
     json!({
         "apiVersion": "gardend.dev/v1alpha1", "kind": "GardenContainer",
         "metadata": { "name": name, "namespace": world.place.namespace }, "spec": whole,
@@ -30,7 +31,7 @@ fn apply(world: &World, name: &str, spec: Value) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn sleeper() -> Value {
+pub fn sleeper() -> Value {
     json!([{ "name": "main", "path": "sleep", "env": [{ "name": "A", "value": "b" }] }])
 }
 
@@ -55,7 +56,7 @@ fn is(kind: &'static str, why: &'static str) -> impl Fn(&GardenContainer) -> boo
     move |object| reason(object, kind) == why
 }
 
-fn is_current(object: &GardenContainer) -> bool {
+pub fn is_current(object: &GardenContainer) -> bool {
     let observed = object.status.as_ref().and_then(|status| status.observed_generation);
     condition(object, "Current") == Some(ConditionStatus::True) && observed == object.metadata.generation
 }
@@ -179,7 +180,7 @@ async fn what_cannot_be_made_says_why_and_nothing_is_half_made() {
     assert!(is_ready(&kept));
     assert_eq!(status(kept).uid, status(good).uid);
 
-    world.controller.drain().await.unwrap();
+    world.controller.drain(gardend_controller::Drain::Refuse).await.unwrap();
     apply(&world, "refused", json!({}));
     object(&world, "refused", is("Ready", "Draining")).await;
     world.controller.undrain().await.unwrap();

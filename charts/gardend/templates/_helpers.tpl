@@ -28,6 +28,16 @@ imagePullSecrets:
 {{- if and .Values.mirror.enabled (ne .Values.mirror.detail "off") }}true{{ end }}
 {{- end }}
 
+{{/* Whether containers are declared. */}}
+{{- define "gardend.declares" -}}
+{{- if and .Values.declared.enabled (include "gardend.mirrors" .) }}true{{ end }}
+{{- end }}
+
+{{/* Where, as JSON. */}}
+{{- define "gardend.declaredNamespaces" -}}
+{{ .Values.declared.namespaces | default (list .Release.Namespace) | uniq | toJson }}
+{{- end }}
+
 {{/* What the chart's own values say of gardend's options. */}}
 {{- define "gardend.config" -}}
 mount-namespace: host
@@ -60,6 +70,10 @@ kube-writes-per-second: {{ .Values.mirror.writesPerSecond }}
 kube-write-burst: {{ .Values.mirror.writeBurst }}
 {{- with .Values.mirror.properties }}
 kube-property: {{ toJson . }}
+{{- end }}
+{{- if include "gardend.declares" . }}
+kube-declared: true
+kube-declared-namespace: {{ include "gardend.declaredNamespaces" . }}
 {{- end }}
 {{- else }}
 kube: "off"

@@ -21,6 +21,8 @@ pub(super) enum Step {
     Release,
     /// There is to be a container.
     Make,
+    /// There is one, and its object does not wait for it: somebody thought the node gone.
+    Keep,
     /// Another version is to be put in force, in place.
     Change,
     /// Another version cannot be, for these fields: the container is made again.
@@ -47,7 +49,7 @@ pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredCo
         return Step::Wait;
     }
     if current.declaration.generation == generation(object) {
-        return Step::Rest;
+        return if is_kept(object) { Step::Rest } else { Step::Keep };
     }
     match serde_json::from_str(&current.declaration.source) {
         Ok(before) => match fixed(&before, &object.spec) {

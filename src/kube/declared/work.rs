@@ -57,6 +57,7 @@ impl Worker {
             }
             (Step::Release, Some(object), _) => self.release(&object).await,
             (Step::Make, Some(object), _) => self.make(object).await,
+            (Step::Keep, Some(object), _) => Ok(Some(self.finalizers(&object, true).await?)),
             (Step::Change, Some(object), Some(current)) => {
                 self.change(&object, &current).await?;
                 Ok(None)
