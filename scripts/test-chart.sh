@@ -59,6 +59,7 @@ refused "mirror/detail" --set mirror.detail=pods
 refused "mirror/writesPerSecond" --set mirror.writesPerSecond=0
 refused "mirror/writeBurst" --set mirror.writeBurst=0
 refused "declared/namespaces/0" --set 'declared.namespaces={Not_a_name}'
+refused "declared.enabled" --set declared.enabled=true,mirror.enabled=false
 refused "metrics/port" --set metrics.port=70000
 refused "metrics/host" --set metrics.host=node1
 refused "metrics/podMonitor/interval" --set metrics.podMonitor.interval=often
@@ -84,7 +85,7 @@ refused "1.31" --kube-version 1.31
 # What is taken, and comes out whole.
 render >"$scratch/plain.yaml"
 render --set mirror.enabled=false,crds.enabled=false,containerd.mode=managed >"$scratch/alone.yaml"
-everything=(--set cleanup.enabled=true,drain.onStop=true,metrics.podMonitor.enabled=true,metrics.rules.enabled=true
+everything=(--set 'declared.enabled=true,declared.namespaces={shop,bank}' --set cleanup.enabled=true,drain.onStop=true,metrics.podMonitor.enabled=true,metrics.rules.enabled=true
   --set metrics.dashboard.enabled=true,crds.keep=false,garden.socketGroup=4711,config.max-containers=500
   --set garden.tls.secretName=cert,garden.tls.clientCertificates=true,garden.tls.tokenSecretName=tokens
   --set 'image.pullSecrets={one},tolerations[0].operator=Exists,podLabels.a=b,podAnnotations.c=d'
@@ -93,7 +94,7 @@ render "${everything[@]}" >"$scratch/everything.yaml"
 
 kubeconfig=$(tests/kube/start-apiserver.sh "$tools" "$scratch/apiserver")
 kubectl() { "$tools/kubectl" --kubeconfig "$kubeconfig" "$@"; }
-kubectl create namespace garden >/dev/null
+for namespace in garden shop bank; do kubectl create namespace "$namespace" >/dev/null; done
 kubectl get --raw /openapi/v2 >"$scratch/openapi.json"
 tests/kube/openapi-schemas.py "$scratch/openapi.json" "$scratch/schemas"
 for name in plain alone everything; do

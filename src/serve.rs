@@ -99,7 +99,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let listeners: Vec<Listener> = claims.into_iter().map(|claim| claim.listen(access)).collect::<Result<_, _>>()?;
     announce(listeners.iter().map(Listener::address));
     let shown = cluster.map(|place| {
-        let options = cluster::options(&config, place.node.clone(), report.as_ref(), &machine, &folders);
+        let options = cluster::options(&config, &place, report.as_ref(), &machine, &folders);
         Kube::start(place, options, controller.clone(), counted.kube)
     });
     let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);

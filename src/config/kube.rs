@@ -4,6 +4,7 @@ use super::values::{DurationText, parse_duration};
 use crate::kube::{ArgumentsAllowed, Detail, NodeName, ShownPolicy};
 use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -62,6 +63,14 @@ pub struct KubeArgs {
     /// Show arguments of processes, though they may be secrets
     #[arg(long, env = "GARDEND_KUBE_ARGUMENTS")]
     kube_arguments: bool,
+
+    /// Make containers that objects declare. Who may write such objects can run processes on this node
+    #[arg(long, env = "GARDEND_KUBE_DECLARED")]
+    kube_declared: bool,
+
+    /// Namespace in which containers are declared [default: that of containers' objects]
+    #[arg(long, env = "GARDEND_KUBE_DECLARED_NAMESPACE", value_name = "NAME")]
+    kube_declared_namespace: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, JsonSchema)]
@@ -97,6 +106,8 @@ pub struct KubeConfig {
     pub resync: Duration,
     /// What of a container is shown beyond what always is.
     pub policy: ShownPolicy,
+    /// Namespaces in which containers are declared, empty for that of containers' objects; `None`: nowhere.
+    pub declared: Option<BTreeSet<String>>,
 }
 
 /// How Kubernetes is asked about clients' tokens.
@@ -171,6 +182,7 @@ impl KubeArgs {
             writes_per_second: number(self.kube_writes_per_second),
             write_burst: number(self.kube_write_burst),
             resync: self.kube_resync,
+            declared: self.kube_declared.then(|| self.kube_declared_namespace.into_iter().collect()),
             policy: ShownPolicy {
                 properties: Arc::new(self.kube_property.into_iter().collect()),
                 arguments: self.kube_arguments.then(ArgumentsAllowed::by_operator),
@@ -203,7 +215,7 @@ mod tests {
         let config = parse(&["--kube", "mirror"]).unwrap().unwrap();
         assert_eq!((config.writes_per_second.get(), config.write_burst.get()), (5, 20));
         assert_eq!((config.detail, config.resync), (Detail::Containers, Duration::from_secs(600)));
-        assert_eq!(config.policy, ShownPolicy::default());
+        assert_eq!((config.policy, config.declared), (ShownPolicy::default(), None));
     }
 
     #[test]
@@ -215,10 +227,13 @@ mod tests {
             "--kube-detail=nodes",
             "--kube-property=team,pipeline",
             "--kube-arguments",
+            "--kube-declared",
+            "--kube-declared-namespace=shop,bank",
         ]);
         let config = config.unwrap().unwrap();
         assert!(config.kubeconfig.unwrap().is_absolute());
         assert_eq!((config.node_name.unwrap().as_str(), config.detail), ("n1.example", Detail::Nodes));
+        assert_eq!(config.declared.unwrap().into_iter().collect::<Vec<_>>(), ["bank", "shop"]);
         assert!(config.policy.arguments.is_some() && config.policy.properties.contains("pipeline"));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Which one it is says a Lease, `gardend-keeper`. It looks at the nodes' Leases: of one that was
 //! not renewed for a while the objects become Ready=Unknown, and after a longer while they, the
-//! node's own and its Lease are removed. Time is counted here, from when a renewal was seen, so
+//! node's own and its Lease are removed; those that declare containers stay, without the finalizer
+//! that only their node's gardend would take away. Time is counted here, from when a renewal was seen, so
 //! that clocks of nodes do not matter.
 //!
 //! Its writes have a bucket of their own. A node that comes back writes its own objects again.
@@ -23,7 +24,7 @@ pub(super) async fn run(place: Place, options: Options) {
     let keeping = options.keeping.clone();
     let mut bucket = Bucket::new(options.writes_per_second, options.write_burst, Instant::now());
     let mut election = Election::new(&place, keeping.stale);
-    let mut sweep = Sweep::new(&place, keeping.clone());
+    let mut sweep = Sweep::new(&place, &options);
     let mut failures = 0;
     loop {
         let wait = match election.stand().await {

@@ -1,12 +1,13 @@
-//! gardend on Kubernetes: what a node has, shown as custom resources.
+//! gardend on Kubernetes: what a node has, shown as custom resources, and what these declare.
 //!
 //! ```text
 //!   controller ──news──▶ mirror ──writes (bucket)──▶ API server ◀──leases── lease, keeper
-//!                          ▲                             │
-//!                          └──────────── watch ──────────┘
+//!        ▲                                               │
+//!        └────────────────── declared ◀────watch─────────┘
 //! ```
 //! Owns the objects of its own node, GardenContainers with the origin `garden` and its GardenNode,
-//! and the node's Lease. The records on the node are the truth and these objects a picture of it.
+//! and the node's Lease. The records on the node are the truth and these objects a picture of it;
+//! of objects that declare containers ([`declared`]) it owns the status.
 //!
 //! Promises: nothing on the node waits for the API server; what is written is bounded by a token
 //! bucket whatever happens on the node; no environment and no password is in anything that is
@@ -17,6 +18,7 @@
 
 mod backoff;
 mod client;
+mod declared;
 mod events;
 mod gauges;
 mod keeper;
@@ -35,6 +37,7 @@ pub use options::{Detail, Keeping, NodeFacts, Options};
 pub use review::Reviewer;
 pub use shown::{ArgumentsAllowed, Shown, ShownPolicy, show};
 
+use declared::Declarer;
 use events::Announcer;
 use gardend_controller::Controller;
 use mirror::{Budget, Mirror};
@@ -57,6 +60,11 @@ impl Kube {
         tasks.spawn(keeper::run(place.clone(), options.clone()));
         let announcer = Announcer::start(&place, Arc::clone(&gauges));
         let bucket = Budget::new(options.writes_per_second, options.write_burst, Instant::now());
+        for namespace in options.declared.iter().flatten().cloned() {
+            let (options, controller, gauges) = (options.clone(), controller.clone(), Arc::clone(&gauges));
+            let (announcer, bucket) = (announcer.clone(), bucket.clone());
+            tasks.spawn(Declarer::new(&place, namespace, options, controller, gauges, announcer, bucket).run());
+        }
         tasks.spawn(Mirror::new(place, options, controller, Arc::clone(&gauges), announcer, bucket).run());
         Self { tasks, gauges }
     }

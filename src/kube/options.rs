@@ -3,6 +3,7 @@
 use super::names::NodeName;
 use super::shown::ShownPolicy;
 use gardend_crds::Versions;
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Options {
     pub node: NodeName,
     /// How much is shown.
     pub detail: Detail,
+    /// Namespaces in which containers are declared; `None`: nowhere.
+    pub declared: Option<BTreeSet<String>>,
     /// What may be shown of a container.
     pub policy: ShownPolicy,
     /// Writes a second, on and on. An object and its status are two.
@@ -49,6 +52,7 @@ impl Options {
         Self {
             node,
             detail: Detail::Containers,
+            declared: None,
             policy: ShownPolicy::default(),
             writes_per_second: NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN),
             write_burst: NonZeroU32::new(20).unwrap_or(NonZeroU32::MIN),

@@ -14,13 +14,14 @@ mod parts;
 use gardend_controller::record::{BindMode, BindOrigin, Limits, Phase, ProcessState, RootfsSource};
 use gardend_controller::{ContainerView, ProcessView};
 use gardend_crds::{self as crds, Address, BindMount, Condition, ContainerLimits, ContainerPhase, Port, Time};
-use parts::{MAX_PATH, cut, path, positive};
+use parts::{MAX_PATH, path, positive};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) use conditions::{condition, keep_times};
+pub(super) use parts::cut;
 
 /// Processes that a status shows at most.
 const MAX_PROCESSES: usize = 50;

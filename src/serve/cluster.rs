@@ -8,6 +8,7 @@ use gardend::kube::{self, NodeFacts, NodeName, Options, Place, Reviewer, Version
 use gardend::net::secure::Verifier;
 use gardend::node::check::Report;
 use gardend::node::place::Folders;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The way to the cluster, where there is one to show something in.
@@ -38,7 +39,7 @@ fn node_name(told_by_operator: Option<&NodeName>) -> Result<NodeName> {
 
 pub(super) fn options(
     config: &ServeConfig,
-    node: NodeName,
+    place: &Place,
     report: Option<&Report>,
     machine: &Machine,
     folders: &Folders,
@@ -62,7 +63,7 @@ pub(super) fn options(
             disk_free: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
         }
     };
-    let defaults = Options::new(node, Arc::new(facts));
+    let defaults = Options::new(place.node.clone(), Arc::new(facts));
     match &config.kube {
         None => defaults,
         Some(kube) => Options {
@@ -71,6 +72,10 @@ pub(super) fn options(
             writes_per_second: kube.writes_per_second,
             write_burst: kube.write_burst,
             resync: kube.resync,
+            declared: kube.declared.clone().map(|named| match named.is_empty() {
+                true => BTreeSet::from([place.namespace.clone()]),
+                false => named,
+            }),
             ..defaults
         },
     }

@@ -70,7 +70,7 @@ fn a_worker_in_a_pod_makes_containers_on_overlays_of_its_own() {
     cluster.apply(&worker(&values));
     let wait =
         ["wait", "--for=jsonpath={.status.containerStatuses[?(@.name==\"worker\")].state.terminated}", "pod/worker"];
-    let ended = cluster.try_kubectl(&[wait.as_slice(), &["--timeout=90s"]].concat());
+    let ended = cluster.try_kubectl(&[wait.as_slice(), &["--timeout=180s"]].concat());
     let log = cluster.kubectl(&["logs", "worker", "--all-containers"]);
     assert!(ended.status.success(), "{log}");
     for line in [

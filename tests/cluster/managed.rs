@@ -24,7 +24,7 @@ fn a_managed_containerd_and_its_containers_outlive_gardends_pod() {
     assert!(before.cgroup().starts_with("/gardend/"), "{}", before.cgroup());
 
     let pod = release.pod();
-    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &pod.name, "--wait=true", "--timeout=90s"]);
+    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &pod.name, "--wait=true", "--timeout=180s"]);
     assert_ne!(release.pod().name, pod.name);
     garden::serves();
     assert_eq!(containerd(), Some(before));

@@ -25,7 +25,7 @@ const VISITOR: &str = "visitor";
 impl<'a> Lives<'a> {
     fn begin(cluster: &'a Cluster, handle: &'a str) -> Self {
         cluster.apply(&sleeper(VISITOR));
-        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=90s"]);
+        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=180s"]);
         garden::create(handle);
         counting(handle, "followed", FOLLOWED);
         counting(handle, "alone", ALONE);
@@ -60,7 +60,7 @@ impl<'a> Lives<'a> {
 
 /// The visitor goes.
 fn leave(cluster: &Cluster) {
-    cluster.kubectl(&["delete", "pod", VISITOR, "--timeout=90s"]);
+    cluster.kubectl(&["delete", "pod", VISITOR, "--timeout=180s"]);
     eventually("the pod's process has ended", || {
         let found = Running::with(SLEEP);
         found.is_empty().then_some(()).ok_or_else(|| format!("{found:?}"))
@@ -122,7 +122,7 @@ fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet(
     let lives = Lives::begin(&cluster, "restarted");
 
     let before = release.pod();
-    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &before.name, "--wait=true", "--timeout=90s"]);
+    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &before.name, "--wait=true", "--timeout=180s"]);
     assert_ne!(release.pod().name, before.name);
     garden::serves();
     lives.go_on("a deletion of gardend's pod");

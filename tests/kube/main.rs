@@ -1,4 +1,4 @@
-//! gardend's custom resources and its mirror, against a real etcd and kube-apiserver.
+//! gardend's custom resources, its mirror and what is declared, against a real etcd and kube-apiserver.
 //!
 //! `make test-kube` runs them; GARDEND_KUBE_TOOLS names the folder with kube-apiserver, kubectl and helm
 //! (tests/kube/tools/build.sh). Behind the controller is the fake node: what is tried here is what
@@ -6,6 +6,8 @@
 
 mod churn;
 mod crds;
+mod declared;
+mod declared_rights;
 mod figures;
 mod fleet;
 mod frozen;

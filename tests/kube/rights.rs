@@ -34,7 +34,7 @@ async fn the_chart_s_rights_and_policy_are_enough_and_no_more() {
 }
 
 /// A world whose gardend has no more rights than the chart gives it, in a pod on its node.
-async fn with_rights(server: &Arc<Server>, namespace: &str) -> World {
+pub async fn with_rights(server: &Arc<Server>, namespace: &str) -> World {
     let mut world = World::without_namespace(Arc::clone(server), namespace).await;
     world.place = bound_to_pod(&world).await;
     world

@@ -33,6 +33,16 @@ imagePullSecrets:
 {{- if or (include "gardend.mirrors" .) .Values.garden.tls.tokenReview.enabled }}true{{ end }}
 {{- end }}
 
+{{/* Whether containers are declared. */}}
+{{- define "gardend.declares" -}}
+{{- if and .Values.declared.enabled (include "gardend.mirrors" .) }}true{{ end }}
+{{- end }}
+
+{{/* Where, as JSON. */}}
+{{- define "gardend.declaredNamespaces" -}}
+{{ .Values.declared.namespaces | default (list .Release.Namespace) | uniq | toJson }}
+{{- end }}
+
 {{/* What the chart's own values say of gardend's options. */}}
 {{- define "gardend.config" -}}
 mount-namespace: host
@@ -69,6 +79,10 @@ kube-writes-per-second: {{ .Values.mirror.writesPerSecond }}
 kube-write-burst: {{ .Values.mirror.writeBurst }}
 {{- with .Values.mirror.properties }}
 kube-property: {{ toJson . }}
+{{- end }}
+{{- if include "gardend.declares" . }}
+kube-declared: true
+kube-declared-namespace: {{ include "gardend.declaredNamespaces" . }}
 {{- end }}
 {{- else }}
 kube: "off"

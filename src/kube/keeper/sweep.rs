@@ -4,9 +4,11 @@ use super::election::Election;
 use crate::kube::client::{Place, Trouble, ask};
 use crate::kube::lease::NODE_LEASE_LABEL;
 use crate::kube::mirror::Bucket;
-use crate::kube::options::Keeping;
+use crate::kube::options::{Keeping, Options};
 use crate::kube::shown::condition;
-use gardend_crds::{Condition, ConditionStatus, GardenContainer, GardenNode, ORIGIN_GARDEN, ORIGIN_LABEL};
+use gardend_crds::{
+    Condition, ConditionStatus, DECLARED_FINALIZER, GardenContainer, GardenNode, ORIGIN_GARDEN, ORIGIN_LABEL,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
@@ -33,6 +35,8 @@ struct Renewal {
 pub(super) struct Sweep {
     leases: Api<Lease>,
     containers: Api<GardenContainer>,
+    /// Where containers are declared.
+    declared: Vec<Api<GardenContainer>>,
     nodes: Api<GardenNode>,
     keeping: Keeping,
     /// By the Lease's name.
@@ -40,8 +44,11 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub(super) fn new(place: &Place, keeping: Keeping) -> Self {
+    pub(super) fn new(place: &Place, options: &Options) -> Self {
+        let (client, keeping) = (&place.client, options.keeping.clone());
+        let declared = options.declared.iter().flatten();
         Self {
+            declared: declared.map(|namespace| Api::namespaced(client.clone(), namespace)).collect(),
             leases: Api::namespaced(place.client.clone(), &place.namespace),
             containers: Api::namespaced(place.client.clone(), &place.namespace),
             nodes: Api::all(place.client.clone()),
@@ -106,11 +113,14 @@ impl Sweep {
             "NodeSilent",
             "the node's gardend has not renewed its Lease; what is shown here was true before",
         );
-        for object in self.objects(node).await? {
-            let before = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            if !is_unknown(before) {
-                turn.wait().await?;
-                mark_one(&self.containers, &object, &unknown).await?;
+        let mirrored = std::iter::once((&self.containers, Selected::Mirrored));
+        for (api, selected) in mirrored.chain(self.declared.iter().map(|api| (api, Selected::Declared))) {
+            for object in objects(api, node, selected).await? {
+                let before = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+                if !is_unknown(before) {
+                    turn.wait().await?;
+                    mark_one(api, &object, &unknown).await?;
+                }
             }
         }
         if let Some(object) = ask(self.nodes.get_opt(node)).await? {
@@ -123,33 +133,63 @@ impl Sweep {
         Ok(())
     }
 
-    /// They go, and its Lease last: it is what tells that there is something to do.
+    /// They go, and its Lease last: it is what tells that there is something to do. Those that declare
+    /// containers are their authors': they stay, and wait for nobody any more when they are deleted.
     async fn remove(&self, lease: &str, node: &str, turn: &mut Turn<'_>) -> Result<(), Trouble> {
-        for object in self.objects(node).await? {
+        for object in objects(&self.containers, node, Selected::Mirrored).await? {
             turn.wait().await?;
             delete(&self.containers, &object.name_any()).await?;
+        }
+        for api in &self.declared {
+            for object in objects(api, node, Selected::Declared).await? {
+                if object.finalizers().iter().any(|finalizer| finalizer == DECLARED_FINALIZER) {
+                    turn.wait().await?;
+                    release(api, &object).await?;
+                }
+            }
         }
         turn.wait().await?;
         delete(&self.nodes, node).await?;
         delete(&self.leases, lease).await
     }
+}
 
-    /// Those of its containers that a mirror wrote.
-    async fn objects(&self, node: &str) -> Result<Vec<GardenContainer>, Trouble> {
-        let mut params = ListParams::default()
-            .fields(&format!("spec.nodeName={node}"))
-            .labels(&format!("{ORIGIN_LABEL}={ORIGIN_GARDEN}"))
-            .limit(PAGE);
-        let mut objects = Vec::new();
-        loop {
-            let page = ask(self.containers.list(&params)).await?;
-            let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
-            objects.extend(page);
-            match next {
-                Some(token) => params = params.continue_token(&token),
-                None => return Ok(objects),
-            }
+/// Which of a node's objects.
+#[derive(Clone, Copy)]
+enum Selected {
+    /// Those that a mirror wrote.
+    Mirrored,
+    /// Those that declare containers.
+    Declared,
+}
+
+async fn objects(api: &Api<GardenContainer>, node: &str, selected: Selected) -> Result<Vec<GardenContainer>, Trouble> {
+    let labels = match selected {
+        Selected::Mirrored => format!("{ORIGIN_LABEL}={ORIGIN_GARDEN}"),
+        Selected::Declared => format!("{ORIGIN_LABEL}!={ORIGIN_GARDEN}"),
+    };
+    let mut params = ListParams::default().fields(&format!("spec.nodeName={node}")).labels(&labels).limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        let page = ask(api.list(&params)).await?;
+        let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
+        objects.extend(page);
+        match next {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(objects),
         }
+    }
+}
+
+/// Takes gardend's finalizer away. Somebody else's write meanwhile is not undone: the next look does it.
+async fn release(api: &Api<GardenContainer>, object: &GardenContainer) -> Result<(), Trouble> {
+    let others: Vec<&String> = object.finalizers().iter().filter(|name| *name != DECLARED_FINALIZER).collect();
+    let version = object.resource_version();
+    let patch = json!({ "metadata": { "resourceVersion": version, "finalizers": others } });
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    match ask(api.patch(&object.name_any(), &params, &Patch::Merge(patch))).await {
+        Ok(_) | Err(Trouble::NotFound(_)) => Ok(()),
+        Err(trouble) => Err(trouble),
     }
 }
 

@@ -37,9 +37,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 pub(super) use watch::{Heard, Watch};
 use write::Writer;
+pub(super) use write::{by_us, whole};
 
 /// A time that does not come by itself.
-const FAR_OFF: Duration = Duration::from_secs(86_400 * 365);
+pub(super) const FAR_OFF: Duration = Duration::from_secs(86_400 * 365);
 /// After how long the node's object is looked at though nothing was heard: disks fill by themselves.
 const NODE_LOOK: Duration = Duration::from_secs(30);
 /// The longest time for which an object that is refused is left alone.
@@ -408,6 +409,6 @@ impl Mirror {
 }
 
 /// How long an object is left alone that was refused so many times in a row.
-fn refusal(times: u32) -> Duration {
+pub(super) fn refusal(times: u32) -> Duration {
     backoff(times).max(Duration::from_secs(1 << times.min(8))).min(LONGEST_REFUSAL)
 }

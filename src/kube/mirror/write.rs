@@ -85,12 +85,13 @@ fn forced() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }
 
-fn by_us() -> PatchParams {
+/// Notes us as the writer.
+pub(in crate::kube) fn by_us() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// One half of an object, in place of what is there.
-fn whole(half: &str, content: Value) -> Patch<()> {
+pub(in crate::kube) fn whole(half: &str, content: Value) -> Patch<()> {
     let change = json!([{ "op": "add", "path": format!("/{half}"), "value": content }]);
     // It is one, as RFC 6902 has it.
     Patch::Json(serde_json::from_value(change).unwrap_or_default())

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(super) const MAX_PATH: usize = 4096;
 
 /// A text, as many characters of it as there may be.
-pub(super) fn cut(text: &str, longest: usize) -> String {
+pub(in crate::kube) fn cut(text: &str, longest: usize) -> String {
     text.chars().take(longest).collect()
 }
 

@@ -157,7 +157,9 @@ async fn live(node: &World, number: u32, begin: Instant, life: Duration, told: O
     let tell = || told.map(|naive| naive.changed(&node.controller, &handle));
     sleep_until(begin).await;
     node.create(&handle).await;
-    told.map(|naive| naive.made(&node.controller, &handle));
+    if let Some(naive) = told {
+        naive.made(&node.controller, &handle);
+    }
     for (number, id) in ["get", "task"].into_iter().enumerate() {
         let part = life / 5 * (2 * number as u32 + 1);
         sleep_until(begin + part).await;
@@ -169,6 +171,8 @@ async fn live(node: &World, number: u32, begin: Instant, life: Duration, told: O
         tell();
     }
     sleep_until(begin + life).await;
-    told.map(|naive| naive.goes(&node.controller, &handle));
+    if let Some(naive) = told {
+        naive.goes(&node.controller, &handle);
+    }
     node.controller.destroy(&handle).await.unwrap();
 }
