@@ -2,7 +2,7 @@
 
 use crate::world::{World, condition, eventually, in_time, is_ready};
 use gardend_controller::ports::Signal;
-use gardend_crds::{ConditionStatus, DECLARED_FINALIZER, GardenContainer, GardenContainerStatus};
+use gardend_crds::{ConditionStatus, DECLARED_FINALIZER, GardenContainer, GardenContainerStatus, ProcessState};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -26,7 +26,7 @@ pub fn manifest(world: &World, name: &str, spec: Value) -> Value {
     })
 }
 
-fn apply(world: &World, name: &str, spec: Value) {
+pub fn apply(world: &World, name: &str, spec: Value) {
     let output = world.server.kubectl_with(&["apply"], &manifest(world, name, spec));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -39,7 +39,7 @@ fn wait_ready(world: &World, name: &str) {
     world.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", &format!("gctr/{name}")]);
 }
 
-async fn object(world: &World, name: &str, wanted: impl Fn(&GardenContainer) -> bool) -> GardenContainer {
+pub async fn object(world: &World, name: &str, wanted: impl Fn(&GardenContainer) -> bool) -> GardenContainer {
     eventually(name, async || {
         let found = world.containers().get_opt(name).await.unwrap();
         found.filter(&wanted).ok_or_else(|| world.kubectl(&["get", "gctr", "-o", "yaml"]))
@@ -67,6 +67,13 @@ async fn gone(world: &World, name: &str) {
         Some(object) => Err(format!("{object:?}")),
     })
     .await;
+}
+
+/// How often its process `main`, which runs, was started again.
+pub fn main_restarted(object: &GardenContainer) -> Option<i64> {
+    let processes = object.status.iter().flat_map(|status| &status.processes);
+    let mut running = processes.filter(|process| process.id == "main" && process.state == ProcessState::Running);
+    running.next()?.restarts
 }
 
 fn status(object: GardenContainer) -> GardenContainerStatus {
@@ -205,10 +212,7 @@ async fn a_process_that_ends_is_started_again_and_that_is_told() {
     let handle = format!("{}.web", world.place.namespace);
     let process = world.controller.attach(&handle, "main").await.unwrap();
     in_time(process.signal(Signal::Kill)).await.unwrap();
-    let restarted = |object: &GardenContainer| {
-        let all = object.status.iter().flat_map(|status| &status.processes);
-        runs(object) && all.clone().any(|process| process.id == "main" && process.restarts == Some(1))
-    };
+    let restarted = |object: &GardenContainer| runs(object) && main_restarted(object) == Some(1);
     let web = status(object(&world, "web", restarted).await);
     let main = web.processes.iter().find(|process| process.id == "main").unwrap();
     assert_eq!(main.last_end.as_ref().unwrap().exit_code, Some(137));

@@ -1,7 +1,11 @@
 //! The API server freezes, dies and comes back, and nobody on the node notices.
 
+use crate::declared::{apply, main_restarted, object, sleeper};
 use crate::server::Server;
 use crate::world::{World, eventually, in_time, is_ready, process};
+use gardend_controller::ports::Signal;
+use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +40,10 @@ async fn a_frozen_or_killed_api_server_delays_nothing_and_has_everything_when_it
     let server = Arc::new(Server::start());
     let mut world = World::on(Arc::clone(&server)).await;
     let before = use_garden(&world, "without", 100).await;
+    world.options.declared = Some(BTreeSet::from([world.place.namespace.clone()]));
     world.start();
+    apply(&world, "kept", json!({ "processes": sleeper() }));
+    object(&world, "kept", |object| main_restarted(object) == Some(0)).await;
     world.create("before").await;
     world.create("goes").await;
     world.wait_for("goes", is_ready).await;
@@ -58,9 +65,19 @@ async fn a_frozen_or_killed_api_server_delays_nothing_and_has_everything_when_it
     world.create("while-dead").await;
     world.controller.destroy("before").await.unwrap();
     use_garden(&world, "dead", 20).await;
+    // What is declared is kept running by the node alone.
+    let kept = format!("{}.kept", world.place.namespace);
+    in_time(world.controller.attach(&kept, "main").await.unwrap().signal(Signal::Kill)).await.unwrap();
+    eventually("its process is started again", async || {
+        let uid = world.controller.declared().remove(0).uid;
+        let processes = world.controller.view(&uid).unwrap().declared.unwrap().processes;
+        if processes[0].restarts == 1 { Ok(()) } else { Err(format!("{processes:?}")) }
+    })
+    .await;
     eventually("the gauge tells", async || world.figures().away.then_some(()).ok_or_else(String::new)).await;
     let again = Arc::clone(&server);
     tokio::task::spawn_blocking(move || again.restart_apiserver()).await.unwrap();
     level_within(&world, Instant::now(), "while-dead", 2).await;
+    object(&world, "kept", |object| main_restarted(object) == Some(1)).await;
     world.stop().await;
 }

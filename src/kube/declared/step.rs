@@ -96,12 +96,68 @@ fn fixed(before: &GardenContainerSpec, after: &GardenContainerSpec) -> Vec<&'sta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gardend_controller::record::{ContainerUid, Declaration, Handle};
     use serde_json::{Value, json};
+    use std::collections::BTreeMap;
 
     fn spec(fields: Value) -> GardenContainerSpec {
         let mut spec = json!({ "nodeName": "n", "image": "docker:///busybox" });
         spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         serde_json::from_value(spec).unwrap()
+    }
+
+    fn object(generation: i64, image: &str) -> GardenContainer {
+        let metadata = json!({ "namespace": "shop", "name": "web", "uid": "u1", "generation": generation,
+            "finalizers": [DECLARED_FINALIZER] });
+        let spec = json!({ "nodeName": "n", "image": image });
+        let object = json!({ "apiVersion": "gardend.dev/v1alpha1", "kind": "GardenContainer",
+            "metadata": metadata, "spec": spec });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn container(of: &GardenContainer) -> DeclaredContainer {
+        DeclaredContainer {
+            uid: ContainerUid::generate(),
+            handle: Handle::new("web").unwrap(),
+            declaration: Declaration {
+                by: by(of),
+                generation: generation(of),
+                source: source(&of.spec),
+                processes: Vec::new(),
+                runs: BTreeMap::new(),
+            },
+            made: true,
+            going: false,
+        }
+    }
+
+    #[test]
+    fn what_is_there_becomes_what_is_declared() {
+        let declared = object(1, "docker:///busybox");
+        let made = container(&declared);
+        let destroy = Step::Destroy(by(&declared));
+        assert_eq!(step(None, None), Step::Rest);
+        assert_eq!(step(None, Some(&made)), destroy);
+        assert_eq!(step(Some(&declared), None), Step::Make);
+        assert_eq!(step(Some(&declared), Some(&made)), Step::Rest);
+        assert_eq!(step(Some(&declared), Some(&DeclaredContainer { made: false, ..made.clone() })), Step::Wait);
+        assert_eq!(step(Some(&declared), Some(&DeclaredContainer { going: true, ..made.clone() })), destroy);
+        assert_eq!(step(Some(&object(2, "docker:///busybox")), Some(&made)), Step::Change);
+        assert_eq!(step(Some(&object(2, "docker:///alpine")), Some(&made)), Step::Recreate(vec!["image"]));
+
+        let mut another = declared.clone();
+        another.metadata.uid = Some("u2".into());
+        assert_eq!(step(Some(&another), Some(&made)), destroy, "it is of one that is gone");
+        let mut freed = declared.clone();
+        freed.metadata.finalizers = None;
+        assert_eq!(step(Some(&freed), Some(&made)), Step::Keep);
+        let mut leaving = declared;
+        leaving.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        assert_eq!(step(Some(&leaving), Some(&made)), destroy);
+        assert_eq!(step(Some(&leaving), None), Step::Release);
+        leaving.metadata.finalizers = None;
+        assert_eq!(step(Some(&leaving), None), Step::Rest);
     }
 
     #[test]
