@@ -2,6 +2,7 @@
 # make test   everything, with what it needs
 # make lint   formatting, clippy, dependencies, generated files
 # make bench  what a Garden client waits for, beside the bare containerd's own cost
+# make bench-kube  what the mirrors of 500 nodes cost an API server, and what its freezing costs a Garden client
 # make soak   the kills of tests/faults a thousand times over
 # make macos  what compiles for macOS does so, without a Mac
 # make image  gardend as a container image, build/gardend-image.tar
@@ -30,7 +31,7 @@ endif
 # Each test program runs as root, in a network of its own.
 CARGO_TEST := cargo --config "target.'cfg(all())'.runner = ['$(CURDIR)/scripts/in-namespace.sh']" test --locked
 
-.PHONY: run build test test-rust test-kube test-chart test-image test-cluster test-go test-v2 lint macos bench soak image crds docs setup tools FORCE
+.PHONY: run build test test-rust test-kube test-chart test-image test-cluster test-go test-v2 lint macos bench bench-kube soak image crds docs setup tools FORCE
 .DEFAULT_GOAL := build
 
 build:
@@ -59,8 +60,8 @@ test-kube: setup
 	scripts/test-kube.sh
 
 # gardend in a pod, installed by helm on a real cluster of one node.
-test-cluster: tools
-	scripts/test-cluster.sh
+test-cluster: tools image go.work
+	scripts/test-cluster.sh build/gardend-image.tar
 
 # What the chart makes of its values, and what an API server says of it.
 test-chart: setup
@@ -108,6 +109,12 @@ bench: tools go.work
 	cargo bench --locked --quiet --package garden-init --bench wire
 	cargo build --locked --release --bin gardend
 	$(SUDO) env GARDEND_BIN=$(TARGET)/release/gardend scripts/bench.sh
+
+# Minutes, on a machine that does nothing else.
+bench-kube: tools
+	GARDEND_TEST_NODES=500 GARDEND_TEST_PROFILE=release scripts/test-kube.sh --nocapture mirrors_of_many_nodes
+	GARDEND_TEST_CONTAINERS=containerd GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd \
+	  GARDEND_TEST_PROFILE=release scripts/test-kube.sh --nocapture creates_and_runs
 
 soak: tools
 	GARDEND_CONTAINERD_BINARY=$(GARDEND_CACHE)/tools/containerd GARDEND_TEST_KILLS=1000 \

@@ -50,6 +50,7 @@ refused "garden/tls/secretName" "$(listen '["tls://0.0.0.0:7777"]')"
 # A certificate of its own alone lets everybody in.
 refused "garden/tls" "$(listen '["tls://0.0.0.0:7777"]')" --set garden.tls.secretName=cert
 refused "garden/tls" "$(listen '["127.0.0.1:7777","tls://0.0.0.0:7777"]')" --set garden.tls.clientCertificates=true
+refused "garden/tls/tokenReview/audience" --set-string garden.tls.tokenReview.audience=
 refused "garden/socketGroup" --set garden.socketGroup=garden
 refused "containerd/mode" --set containerd.mode=host
 refused "containerd/socket" --set containerd.socket=run/containerd.sock

@@ -11,4 +11,5 @@ pub mod net;
 pub mod node;
 #[cfg_attr(not(target_os = "linux"), path = "own_elsewhere.rs")]
 pub mod own;
+pub mod plugin;
 pub mod telemetry;

@@ -14,10 +14,17 @@ use anyhow::{Context, Result};
 use gardend::cli::check::{self, CheckRow};
 use gardend::cli::{self, CheckArgs, Command};
 use gardend::config::MountNamespace;
-use gardend::own;
+use gardend::{own, plugin};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(parsed) = plugin::parse(&words) {
+        return match parsed {
+            Ok(parsed) => run(plugin::run(parsed)).unwrap_or_else(|error| failed(&error)),
+            Err(status) => status,
+        };
+    }
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(status) => return status,
@@ -30,6 +37,7 @@ fn main() -> ExitCode {
             let namespace = args.options.mount_namespace();
             work_in(namespace, || run(serve::serve(args.options))?.map(|()| ExitCode::SUCCESS))
         }
+        Command::Cleanup(args) => run(plugin::cleanup(args)),
         Command::Local(command) => Ok(cli::run_local(command)),
         Command::Check(args) => {
             let namespace = args.serve.mount_namespace();

@@ -74,7 +74,9 @@ pub async fn serve(sources: Sources) -> Result<()> {
     let claims: Vec<Claim> = config.listen.iter().map(Claim::new).collect::<Result<_, _>>()?;
     let cluster = cluster::connect(&config).await?;
     let (watching, counted) = Watching::begin(&config, access, &spans)?;
-    let secure = config.secure.clone().map(Secure::new).transpose().context("cannot secure tls:// addresses")?;
+    let reviewer = cluster::reviewer(&config).await?;
+    let secure = config.secure.clone().map(|options| Secure::new(options, reviewer)).transpose();
+    let secure = secure.context("cannot secure tls:// addresses")?;
     if settings.is_some() {
         ids::settle(&folders, &config.id_map)?;
     }
@@ -98,7 +100,7 @@ pub async fn serve(sources: Sources) -> Result<()> {
     announce(listeners.iter().map(Listener::address));
     let shown = cluster.map(|place| {
         let options = cluster::options(&config, &place, report.as_ref(), &machine, &folders);
-        Kube::start(place, options, controller.clone())
+        Kube::start(place, options, controller.clone(), counted.kube)
     });
     let garden = Garden::new(controller.clone(), machine).with_requests(counted.requests);
     let garden = match secure {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use gardend::config::ServeConfig;
 use gardend::garden::Requests;
+use gardend::kube::Gauges;
 use gardend::metrics::{self, Checks, Events, Extra, Metrics, Subject, Watched};
 use gardend::net::{Access, Claim};
 use gardend::node::containerd::{Calls, Containerd};
@@ -29,6 +30,7 @@ pub struct Counted {
     pub requests: Requests,
     pub calls: Calls,
     pub table_restores: Counter,
+    pub kube: Arc<Gauges>,
 }
 
 /// The listener of those who watch. Dropped, it is gone.
@@ -47,10 +49,12 @@ impl Watching {
             requests: Requests::default(),
             calls: Calls::default(),
             table_restores: Counter::default(),
+            kube: Arc::default(),
         };
         let registry = metrics.registry();
         counted.requests.register(registry);
         counted.calls.register(registry);
+        counted.kube.register(registry);
         spans.register(registry);
         registry.register(
             "network_table_restores",

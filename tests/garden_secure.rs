@@ -83,7 +83,7 @@ impl Server {
             tokens: by_token.then(|| authority.path("tokens")),
         };
         let (controller, _node) = controller(Options::default()).await;
-        let garden = Garden::new(controller, FixedFacts).with_secure(Secure::new(options).unwrap());
+        let garden = Garden::new(controller, FixedFacts).with_secure(Secure::new(options, None).unwrap());
         let access = Access { mode: Mode::from_raw_mode(0o600), group: None };
         let listener = Claim::new(&"tls://127.0.0.1:0".parse().unwrap()).unwrap().listen(access).unwrap();
         let Address::Tls(address) = *listener.address() else { panic!("{listener:?}") };

@@ -151,9 +151,11 @@ async fn a_process_runs_says_what_it_says_and_is_forgotten_without_a_trace() {
     let mut events = node.events();
     let before = place.init_fds();
     let process = ProcessUid::generate();
-    let spec = shell("echo out $A; echo err >&2; exit 42");
+    // It waits: of one that has ended already the pid is not known any more.
+    let spec = shell("cat; echo out $A; echo err >&2; exit 42");
     let pid = node.spawn(&place.sandbox, &process, &["A=1".into()], &spec).await.unwrap();
     assert!(pid > 0);
+    node.close_stdin(&process).await;
     let reader = node.attach(&process).unwrap();
     let out = connect(&node, &process, reader, OutputStream::Stdout);
     let err = connect(&node, &process, reader, OutputStream::Stderr);

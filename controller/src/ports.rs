@@ -6,8 +6,9 @@
 
 use crate::addresses::Asked;
 use crate::record::{
-    Addresses, ContainerSpec, ContainerUid, ExitStatus, Handle, ImageCredentials, ImageDigest, ImageReference, Limits,
-    PortIn, ProcessSpec, ProcessUid, ResolvedImage, RootfsSource, RuleOut, SandboxId, SandboxKind, WindowSize,
+    Addresses, ContainerRecord, ContainerSpec, ContainerUid, ExitStatus, Handle, ImageCredentials, ImageDigest,
+    ImageReference, Limits, PortIn, ProcessSpec, ProcessUid, ResolvedImage, RootfsSource, RuleOut, SandboxId,
+    SandboxKind, WindowSize,
 };
 use async_trait::async_trait;
 use std::any::Any;
@@ -509,6 +510,22 @@ pub struct NetworkWanted {
     pub bandwidth_rate: u64,
     /// Bytes that may go at once; 0: as many as suit the rate.
     pub bandwidth_burst: u64,
+}
+
+impl NetworkWanted {
+    /// What a container's record asks for; `None` as long as it has no place or no addresses.
+    pub fn of(record: &ContainerRecord) -> Option<Self> {
+        Some(Self {
+            container: record.uid.clone(),
+            handle: record.handle.clone(),
+            sandbox: record.sandbox.clone()?,
+            addresses: record.addresses.clone()?,
+            ports_in: record.ports_in.clone(),
+            rules_out: record.rules_out.clone(),
+            bandwidth_rate: record.spec.limits.bandwidth_rate,
+            bandwidth_burst: record.spec.limits.bandwidth_burst,
+        })
+    }
 }
 
 /// A place that is to be given a link and addresses by the node's network itself.

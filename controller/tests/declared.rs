@@ -285,3 +285,27 @@ fn limits_properties_and_ports_change_in_place() {
         machine.assert_converged().await;
     });
 }
+
+#[test]
+fn an_edit_that_failed_half_way_is_tried_again_as_a_whole() {
+    let options = Options { pool_size: 0, network: Some(NetworkOptions::default()), ..Options::default() };
+    let machine = Machine::with(options);
+    machine.life(async |garden| {
+        declare(&garden, Vec::new()).await;
+        let port = |host: u16, inner: u16| PortInAsked {
+            host_port: host.try_into().ok(),
+            container_port: inner.try_into().ok(),
+        };
+        machine.fake.listen(61_700, true);
+        let change = Redeclaration { ports: vec![port(0, 80), port(61_700, 81)], ..redeclaration(Vec::new()) };
+        // A program of the node has the second.
+        garden.redeclare(&by(), change.clone()).await.unwrap_err();
+        garden.redeclare(&by(), change.clone()).await.unwrap_err();
+        machine.fake.listen(61_700, false);
+        garden.redeclare(&by(), change).await.unwrap();
+        let view = garden.view(&garden.declared()[0].uid).unwrap();
+        let inner: Vec<_> = view.ports_in.iter().map(|port| port.container_port).collect();
+        assert_eq!(inner, [80, 81]);
+        machine.assert_converged().await;
+    });
+}

@@ -110,7 +110,7 @@ async fn wait(context: &Context, mut stand: DrainStand, args: &DrainArgs) -> Res
 }
 
 /// What is left, with its names, and why it does not go.
-fn left(stand: &DrainStand) -> String {
+pub(crate) fn left(stand: &DrainStand) -> String {
     let count = |many: usize, what: &str| if many == 1 { format!("1 {what}") } else { format!("{many} {what}s") };
     let name = |left: &Left| match &left.stuck {
         Some(why) => format!("{} (stuck: {why})", left.handle),

@@ -30,16 +30,16 @@ const RLIMITS: [&str; 15] = [
 
 /// JSON instead of a table.
 #[derive(Clone, Copy, Debug, Args)]
-pub(super) struct Json {
+pub(crate) struct Json {
     /// Print JSON
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 /// What a container is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Container")]
-pub(super) struct ContainerFlags {
+pub(crate) struct ContainerFlags {
     /// Its files: a folder of the server's machine, or a URI [default: the server's default rootfs]
     #[arg(long, alias = "image", value_name = "PATH|URI", value_parser = parse_rootfs)]
     rootfs: Option<String>,
@@ -63,7 +63,7 @@ pub(super) struct ContainerFlags {
 
 impl ContainerFlags {
     /// A container spec with what the flags say.
-    pub(super) fn into_spec(self) -> ContainerSpec {
+    pub(crate) fn into_spec(self) -> ContainerSpec {
         ContainerSpec {
             image: ImageRef { uri: self.rootfs.unwrap_or_default() },
             bind_mounts: self.mounts,
@@ -78,22 +78,22 @@ impl ContainerFlags {
 /// What a process is given.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Process")]
-pub(super) struct ProcessFlags {
+pub(crate) struct ProcessFlags {
     /// Run as this user [default: root]
     #[arg(short, long, value_name = "NAME|UID[:GID]")]
-    pub(super) user: Option<String>,
+    pub(crate) user: Option<String>,
 
     /// Run in this folder; made where missing [default: the user's home]
     #[arg(short = 'w', long, aliases = ["workdir", "cwd"], value_name = "DIR")]
-    pub(super) dir: Option<String>,
+    pub(crate) dir: Option<String>,
 
     #[command(flatten)]
-    pub(super) env: EnvFlags,
+    pub(crate) env: EnvFlags,
 }
 
 /// An environment.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct EnvFlags {
+pub(crate) struct EnvFlags {
     /// Set a variable; without a value it is taken from here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse_env)]
     env: Vec<EnvFlag>,
@@ -108,7 +108,7 @@ enum EnvFlag {
 
 impl EnvFlags {
     /// As `K=V`. Variables that are not set here are left out.
-    pub(super) fn resolve(&self) -> Vec<String> {
+    pub(crate) fn resolve(&self) -> Vec<String> {
         let value = |flag: &EnvFlag| match flag {
             EnvFlag::Set(pair) => Some(pair.clone()),
             EnvFlag::FromHere(key) => std::env::var(key).ok().map(|value| format!("{key}={value}")),
@@ -120,28 +120,28 @@ impl EnvFlags {
 /// Resource limits.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Process")]
-pub(super) struct RlimitFlags {
+pub(crate) struct RlimitFlags {
     /// Limit a resource, soft and hard alike: nofile=1024, core=0, stack=unlimited
     #[arg(long = "rlimit", alias = "ulimit", value_name = "NAME=N", value_parser = parse_rlimit)]
     rlimits: Vec<(String, u64)>,
 }
 
 impl RlimitFlags {
-    pub(super) fn into_limits(self) -> ResourceLimits {
+    pub(crate) fn into_limits(self) -> ResourceLimits {
         ResourceLimits(self.rlimits.into_iter().collect::<BTreeMap<_, _>>())
     }
 }
 
 /// A filter over properties.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct FilterFlags {
+pub(crate) struct FilterFlags {
     /// Only containers with this property; several must all hold
     #[arg(short = 'p', long = "property", visible_alias = "filter", value_name = "KEY=VALUE", value_parser = parse_pair)]
     properties: Vec<(String, String)>,
 }
 
 impl FilterFlags {
-    pub(super) fn into_filter(self) -> Properties {
+    pub(crate) fn into_filter(self) -> Properties {
         self.properties.into_iter().collect()
     }
 }

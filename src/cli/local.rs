@@ -18,20 +18,20 @@ const PIECE: usize = 32 << 10;
 const OUTPUT_PIECE: usize = 64 << 10;
 
 /// What comes in on stdin.
-pub(super) struct Stdin {
+pub(crate) struct Stdin {
     pieces: mpsc::Receiver<Vec<u8>>,
 }
 
 impl Stdin {
     /// Reads from now on; a bounded way ahead.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let (sender, pieces) = mpsc::channel(16);
         std::thread::Builder::new().name("stdin".to_owned()).spawn(move || read_stdin(&sender))?;
         Ok(Self { pieces })
     }
 
     /// The next piece; `None` at its end. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         self.pieces.recv().await
     }
 }
@@ -62,19 +62,19 @@ fn wait_for(fd: PollFd<'_>) {
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
 
 /// Where output goes.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     pieces: mpsc::Sender<Bytes>,
     end: oneshot::Receiver<io::Result<()>>,
 }
 
 impl Writer {
-    pub(super) fn open(stream: Stream) -> io::Result<Self> {
+    pub(crate) fn open(stream: Stream) -> io::Result<Self> {
         let (pieces, queue) = mpsc::channel(4);
         let (ended, end) = oneshot::channel();
         let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
@@ -87,7 +87,7 @@ impl Writer {
 
     /// Copies an output to its end, or until it cannot be written any more. A connection that
     /// breaks is its end too: the process's own connection tells the story.
-    pub(super) async fn copy(&mut self, mut output: Output) -> io::Result<()> {
+    pub(crate) async fn copy(&mut self, mut output: Output) -> io::Result<()> {
         let mut buffer = BytesMut::new();
         loop {
             buffer.reserve(OUTPUT_PIECE);
@@ -99,7 +99,7 @@ impl Writer {
     }
 
     /// Hands a piece over. An error is one of an earlier piece.
-    pub(super) async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+    pub(crate) async fn write(&mut self, piece: Bytes) -> io::Result<()> {
         match self.pieces.send(piece).await {
             Ok(()) => Ok(()),
             Err(_) => (&mut self.end).await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
@@ -107,7 +107,7 @@ impl Writer {
     }
 
     /// Waits until all is written.
-    pub(super) async fn finish(self) -> io::Result<()> {
+    pub(crate) async fn finish(self) -> io::Result<()> {
         drop(self.pieces);
         self.end.await.unwrap_or(Ok(()))
     }
@@ -134,14 +134,14 @@ fn write_pieces(stream: Stream, mut queue: mpsc::Receiver<Bytes>) -> io::Result<
 /// Makes text of bytes that come in pieces: a character that is cut is put together again, and
 /// what is no text is replaced, as Garden's JSON wants it.
 #[derive(Debug, Default)]
-pub(super) struct Text {
+pub(crate) struct Text {
     held: Vec<u8>,
     replaced: bool,
 }
 
 impl Text {
     /// The text of what is whole by now.
-    pub(super) fn of<'a>(&mut self, piece: &'a [u8]) -> Cow<'a, str> {
+    pub(crate) fn of<'a>(&mut self, piece: &'a [u8]) -> Cow<'a, str> {
         if self.held.is_empty()
             && let Ok(text) = std::str::from_utf8(piece)
         {
@@ -155,13 +155,13 @@ impl Text {
     }
 
     /// What is left at the end.
-    pub(super) fn rest(&mut self) -> String {
+    pub(crate) fn rest(&mut self) -> String {
         let held = std::mem::take(&mut self.held);
         self.lossy(&held)
     }
 
     /// Something was no text.
-    pub(super) fn replaced(&self) -> bool {
+    pub(crate) fn replaced(&self) -> bool {
         self.replaced
     }
 

@@ -7,7 +7,7 @@
 
 use super::Context;
 use super::client::{Output, Outputs, Process};
-use super::local::{Stream, Writer};
+use super::local::{Stdin, Stream, Writer};
 use super::outcome::{Failure, Status};
 use super::signals::Endings;
 use bytes::BytesMut;
@@ -45,6 +45,10 @@ pub struct LogsArgs {
     /// Go on until the process ends
     #[arg(short, long)]
     follow: bool,
+
+    /// End with stdin as well: whoever is shown it may be elsewhere, and leave without a word
+    #[arg(long, hide = true)]
+    while_stdin: bool,
 }
 
 pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<ExitCode, Failure> {
@@ -65,6 +69,7 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<ExitCode, 
     let flowed = tokio::select! {
         flowed = flowing => flowed,
         ending = endings.next() => return Err(Failure::Told(Status::Signal(ending.0))),
+        () = nobody_looks(args.while_stdin) => return Err(Failure::Told(Status::Signal(libc::SIGHUP))),
     };
     flowed.map_err(|error| Failure::writing(&error))?;
     let (written, _) = tokio::join!(to_stdout.finish(), to_stderr.finish());
@@ -74,6 +79,15 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<ExitCode, 
         outcome.wait().await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The end of stdin, where that is the end of whoever looks.
+async fn nobody_looks(while_stdin: bool) {
+    if let (true, Ok(mut stdin)) = (while_stdin, Stdin::open()) {
+        while stdin.next().await.is_some() {}
+        return;
+    }
+    std::future::pending().await
 }
 
 async fn only_process(context: &Context, handle: &str) -> Result<String, Failure> {

@@ -2,7 +2,8 @@
 //!
 //! Owns what people type and see: arguments, tables and JSON, colours, the local terminal, exit
 //! statuses. Everything a client command does goes through [`client`], over Garden's API, as any
-//! other client's would; what Garden has no calls for, over gardend's own beside it. `serve` and `check` are only parsed here; `main.rs` carries them out.
+//! other client's would; what Garden has no calls for, over gardend's own beside it. `serve`, `check`
+//! and `cleanup` are only parsed here; `main.rs` has them carried out.
 //!
 //! Exit statuses: 0; 1 where a command failed; 2 where its arguments make no sense. `run`,
 //! `shell` and `attach` exit as their process did, or with 125 where gardend or this client
@@ -12,21 +13,22 @@
 mod allow;
 mod attach;
 pub mod check;
+pub(crate) mod cleanup;
 pub mod client;
 mod config;
 mod cp;
 mod create;
-mod drain;
+pub(crate) mod drain;
 mod feed;
-mod flags;
+pub(crate) mod flags;
 mod images;
 mod info;
 mod limits;
-mod local;
+pub(crate) mod local;
 mod logs;
 mod ls;
-mod outcome;
-mod output;
+pub(crate) mod outcome;
+pub(crate) mod output;
 mod ping;
 mod ports;
 mod props;
@@ -35,16 +37,17 @@ mod ps;
 mod pull;
 mod reference;
 mod rm;
-mod run;
+pub(crate) mod run;
 mod session;
 mod shell;
-mod signals;
+pub(crate) mod signals;
 mod stats;
 mod stop;
-mod terminal;
+pub(crate) mod terminal;
 mod top;
 
 pub use check::CheckArgs;
+pub use cleanup::CleanupArgs;
 pub use output::report_error;
 
 use crate::config::Sources;
@@ -134,6 +137,8 @@ pub enum Command {
     Serve(Box<ServeCommand>),
     /// Tell whether this node can serve, and what to do where it cannot
     Check(Box<CheckArgs>),
+    /// Drain all nodes of a cluster and destroy what they have, before gardend is uninstalled
+    Cleanup(CleanupArgs),
     /// A command that asks nobody.
     #[command(flatten)]
     Local(LocalCommand),

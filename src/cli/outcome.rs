@@ -7,11 +7,13 @@ use std::process::ExitCode;
 
 /// A command's exit status, by its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub(crate) enum Status {
     /// It failed.
     Failed,
     /// Its arguments make no sense.
     Usage,
+    /// The connection was cut before a command ended.
+    Lost,
     /// gardend or this client failed, where the status would else be a process's.
     ClientFailed,
     /// The program cannot be executed.
@@ -31,6 +33,7 @@ impl From<Status> for ExitCode {
         Self::from(match status {
             Status::Failed => 1,
             Status::Usage => 2,
+            Status::Lost => 124,
             Status::ClientFailed => 125,
             Status::NotExecutable => 126,
             Status::NotFound => 127,
@@ -42,7 +45,7 @@ impl From<Status> for ExitCode {
 
 /// Why a command failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The server, or the way to it.
     Client(ClientError),
     /// Arguments that parse and make no sense.
@@ -63,19 +66,19 @@ impl From<ClientError> for Failure {
 
 impl Failure {
     /// Output that cannot be written. A reader that went away is nothing to tell anybody.
-    pub(super) fn writing(error: &io::Error) -> Self {
+    pub(crate) fn writing(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Told(Status::Signal(libc::SIGPIPE)),
             _ => Self::Words(format!("cannot write to stdout: {}", io_reason(error))),
         }
     }
 
-    pub(super) fn of_a_process(self) -> Self {
+    pub(crate) fn of_a_process(self) -> Self {
         Self::OfProcess(Box::new(self))
     }
 
     /// Tells it on stderr; answers the status to exit with.
-    pub(super) fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         let status = self.status();
         if let Some(words) = self.words() {
             report_error(&words);
@@ -83,7 +86,8 @@ impl Failure {
         status.into()
     }
 
-    fn words(&self) -> Option<String> {
+    /// What there is to tell.
+    pub(crate) fn words(&self) -> Option<String> {
         match self {
             Self::Client(error) => Some(error.to_string()),
             Self::Usage(words) | Self::Words(words) => Some(words.clone()),

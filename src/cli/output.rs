@@ -11,7 +11,7 @@ const RESET: &str = "\x1b[0m";
 
 /// A colour, by what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(crate) enum Tone {
     Plain,
     Heading,
     Good,
@@ -33,13 +33,13 @@ impl Tone {
 
 /// One cell of a table.
 #[derive(Clone)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     text: String,
     tone: Tone,
 }
 
 impl Cell {
-    pub(super) fn toned(text: impl Into<String>, tone: Tone) -> Self {
+    pub(crate) fn toned(text: impl Into<String>, tone: Tone) -> Self {
         Self { text: text.into(), tone }
     }
 }
@@ -57,42 +57,42 @@ impl From<String> for Cell {
 }
 
 /// Stdout.
-pub(super) struct Ui {
+pub(crate) struct Ui {
     colours: bool,
     terminal: bool,
 }
 
 impl Ui {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let terminal = io::stdout().is_terminal();
         Self { colours: terminal && colours_wanted(), terminal }
     }
 
     /// One line. On a terminal without what could disturb it; else as it is.
-    pub(super) fn line(&self, text: &str) -> Result<(), Failure> {
+    pub(crate) fn line(&self, text: &str) -> Result<(), Failure> {
         let text = if self.terminal { harmless(text) } else { text.into() };
         self.write(&format!("{text}\n"))
     }
 
     /// Text of our own, as it is.
-    pub(super) fn text(&self, text: &str) -> Result<(), Failure> {
+    pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
         self.write(text)
     }
 
     /// Something as JSON.
-    pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Words(error.to_string()))?;
         self.write(&format!("{text}\n"))
     }
 
     /// The same on one line, for readers of many.
-    pub(super) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
+    pub(crate) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(|error| Failure::Words(error.to_string()))?;
         self.write(&format!("{text}\n"))
     }
 
     /// A table that takes the place of the one before, on a terminal; else it follows that.
-    pub(super) fn frame(&self, headings: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
+    pub(crate) fn frame(&self, headings: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
         let headings = headings.iter().map(|text| Cell::toned(*text, Tone::Heading)).collect();
         let page = layout(std::iter::once(headings).chain(rows).collect(), self.colours);
         if self.terminal {
@@ -104,13 +104,13 @@ impl Ui {
     }
 
     /// Rows below headings.
-    pub(super) fn table(&self, headings: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
+    pub(crate) fn table(&self, headings: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
         let headings = headings.iter().map(|text| Cell::toned(*text, Tone::Heading)).collect();
         self.write(&layout(std::iter::once(headings).chain(rows).collect(), self.colours))
     }
 
     /// Rows without headings.
-    pub(super) fn rows(&self, rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
+    pub(crate) fn rows(&self, rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
         self.write(&layout(rows, self.colours))
     }
 
@@ -157,7 +157,7 @@ fn paint(page: &mut String, text: &str, tone: Tone, colours: bool) {
 }
 
 /// A number of bytes for people, with three digits that count.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes}B");
@@ -171,7 +171,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// Without control characters, which could rewrite what is on a terminal.
-pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         text.chars()
             .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
@@ -182,7 +182,7 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     }
 }
 
-pub(super) fn colours_wanted() -> bool {
+pub(crate) fn colours_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
@@ -193,7 +193,7 @@ pub fn report_error(words: &str) {
 }
 
 /// Tells on stderr what is no error.
-pub(super) fn note(words: &str) {
+pub(crate) fn note(words: &str) {
     tell("gardend:", Tone::Heading, words);
 }
 

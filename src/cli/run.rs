@@ -209,7 +209,7 @@ fn split_words(words: Vec<String>, own_container: bool) -> Result<Words, Failure
 }
 
 /// With a terminal, programs need to know which kind.
-pub(super) fn environment(flags: &ProcessFlags, tty: bool) -> Vec<String> {
+pub(crate) fn environment(flags: &ProcessFlags, tty: bool) -> Vec<String> {
     let mut env = flags.env.resolve();
     if tty && !env.iter().any(|pair| pair.starts_with("TERM=")) {
         let kind = std::env::var("TERM").ok().filter(|kind| !kind.is_empty());

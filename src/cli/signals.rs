@@ -5,17 +5,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A signal that asks this client to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ending(pub(super) i32);
+pub(crate) struct Ending(pub(crate) i32);
 
 impl Ending {
     /// The terminal is gone.
-    pub(super) fn is_hangup(self) -> bool {
+    pub(crate) fn is_hangup(self) -> bool {
         self.0 == libc::SIGHUP
     }
 }
 
 /// The signals that ask this client to end.
-pub(super) struct Endings {
+pub(crate) struct Endings {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
     quit: Option<Signal>,
@@ -24,7 +24,7 @@ pub(super) struct Endings {
 
 impl Endings {
     /// Takes them over, but for those that our parent had us ignore (nohup, `&` in a script).
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         let ignored = ignored_signals();
         let take = |number: i32| {
             let is_ignored = ignored >> (number - 1) & 1 == 1;
@@ -39,7 +39,7 @@ impl Endings {
     }
 
     /// The next one. Cancel-safe: nothing but the signals' own receivers is awaited.
-    pub(super) async fn next(&mut self) -> Ending {
+    pub(crate) async fn next(&mut self) -> Ending {
         // Each arm only receives, which tokio documents as cancel-safe.
         let number = tokio::select! {
             () = receive(&mut self.interrupt) => libc::SIGINT,
@@ -68,13 +68,13 @@ fn ignored_signals() -> u64 {
 }
 
 /// What changes the terminal: its size, or a shell that puts it back while we are stopped.
-pub(super) struct TerminalChanges {
+pub(crate) struct TerminalChanges {
     resized: Signal,
     continued: Signal,
 }
 
 impl TerminalChanges {
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             resized: signal(SignalKind::window_change())?,
             continued: signal(SignalKind::from_raw(libc::SIGCONT))?,
@@ -82,7 +82,7 @@ impl TerminalChanges {
     }
 
     /// The next one. Cancel-safe, as [`Endings::next`].
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.resized.recv() => {}
             _ = self.continued.recv() => {}

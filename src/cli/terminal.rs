@@ -19,17 +19,17 @@ fn found() -> MutexGuard<'static, Option<Termios>> {
 }
 
 /// Stdin is a terminal.
-pub(super) fn stdin_is_terminal() -> bool {
+pub(crate) fn stdin_is_terminal() -> bool {
     isatty(stdin())
 }
 
 /// The terminal is raw.
-pub(super) fn is_raw() -> bool {
+pub(crate) fn is_raw() -> bool {
     found().is_some()
 }
 
 /// The size of the terminal that is shown on: stdout's, or else stdin's or stderr's.
-pub(super) fn size() -> Option<WindowSize> {
+pub(crate) fn size() -> Option<WindowSize> {
     [stdout(), stdin(), stderr()]
         .into_iter()
         .filter_map(|fd| tcgetwinsize(fd).ok())
@@ -39,11 +39,11 @@ pub(super) fn size() -> Option<WindowSize> {
 
 /// The terminal is raw while this lives.
 #[must_use = "the terminal is restored when this is dropped"]
-pub(super) struct Raw(());
+pub(crate) struct Raw(());
 
 impl Raw {
     /// Makes stdin's terminal raw.
-    pub(super) fn enter() -> io::Result<Self> {
+    pub(crate) fn enter() -> io::Result<Self> {
         restore_in_a_panic();
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
@@ -56,7 +56,7 @@ impl Raw {
     }
 
     /// Makes it raw again, where a shell has put it back meanwhile (after a stop).
-    pub(super) fn again(&self) {
+    pub(crate) fn again(&self) {
         if let Some(before) = found().as_ref() {
             let mut raw = before.clone();
             raw.make_raw();
@@ -93,7 +93,7 @@ fn restore_in_a_panic() {
 
 /// The keys that leave a process to itself, looked for in what is typed.
 #[derive(Clone, Debug)]
-pub(super) struct DetachKeys {
+pub(crate) struct DetachKeys {
     keys: Vec<u8>,
     held: Vec<u8>,
 }
@@ -127,7 +127,7 @@ impl FromStr for DetachKeys {
 
 /// What was typed, after the detach keys have been looked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Typed {
+pub(crate) enum Typed {
     /// To be passed on (perhaps nothing: keys that may become the detach keys are held).
     Keys(Vec<u8>),
     /// To be passed on, and then the process left to itself.
@@ -136,7 +136,7 @@ pub(super) enum Typed {
 
 impl DetachKeys {
     /// Looks at what was typed.
-    pub(super) fn feed(&mut self, typed: &[u8]) -> Typed {
+    pub(crate) fn feed(&mut self, typed: &[u8]) -> Typed {
         if self.keys.is_empty() {
             return Typed::Keys(typed.to_vec());
         }

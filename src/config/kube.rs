@@ -5,8 +5,10 @@ use crate::kube::{ArgumentsAllowed, Detail, NodeName, ShownPolicy};
 use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,7 +110,57 @@ pub struct KubeConfig {
     pub declared: Option<BTreeSet<String>>,
 }
 
+/// How Kubernetes is asked about clients' tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenReviewConfig {
+    /// A file that says how it is reached; `None`: the pod's service account. Absolute.
+    pub kubeconfig: Option<PathBuf>,
+    /// This node's name; `None`: what the pod or the host says.
+    pub node_name: Option<NodeName>,
+    /// Whom tokens have to be for.
+    pub audience: Audience,
+}
+
+/// Whom a token is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audience(String);
+
+impl Audience {
+    /// As the API server knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Audience {
+    type Err = &'static str;
+
+    // An empty one would ask the API server for its own tokens, which every pod has.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.is_empty() || text.contains(char::is_whitespace) {
+            true => Err("name whom tokens are for in one word, such as gardend"),
+            false => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Audience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl KubeArgs {
+    /// How Kubernetes is asked about tokens, whether or not it is shown anything.
+    pub(super) fn token_review<E>(
+        &self,
+        audience: Audience,
+        absolute: impl Fn(&PathBuf) -> Result<PathBuf, E>,
+    ) -> Result<TokenReviewConfig, E> {
+        let kubeconfig = self.kubeconfig.as_ref().map(absolute).transpose()?;
+        Ok(TokenReviewConfig { kubeconfig, node_name: self.kube_node_name.clone(), audience })
+    }
+
     /// `None` where there is no cluster. `absolute` makes a path so.
     pub(super) fn validate<E>(
         self,

@@ -20,7 +20,7 @@ mod sources;
 mod values;
 
 pub use documents::{manual, schema};
-pub use kube::KubeConfig;
+pub use kube::{Audience, KubeConfig, TokenReviewConfig};
 pub use network::{CniConfig, NetworkConfig, NetworkMeans, SmallMtu};
 pub use options::{Backend, ConfigError, Containerd, MountNamespace, Runtime, SeccompProfile, ServeArgs, ServeConfig};
 pub use sources::{DEFAULT_FILE, Origin, Setting, Sources};

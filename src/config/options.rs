@@ -10,7 +10,7 @@
 //! `super::list`). A list is a `Vec`, a switch a `bool`; what is no JSON of its own says
 //! `#[schemars(with = "...")]`.
 
-use super::kube::{KubeArgs, KubeConfig};
+use super::kube::{Audience, KubeArgs, KubeConfig, TokenReviewConfig};
 use super::network::{NetworkArgs, NetworkConfig, SmallMtu};
 use super::values::{
     AdditionalHost, Bytes, BytesText, DurationText, GroupName, ModeText, SocketMode, ThresholdText, parse_bytes,
@@ -71,6 +71,16 @@ pub struct ServeArgs {
     /// File of lines `NAME TOKEN`: who sends such a token is let in at `tls://` addresses
     #[arg(long, env = "GARDEND_TOKEN_FILE", value_name = "PATH")]
     token_file: Option<PathBuf>,
+
+    /// Have Kubernetes say whose a token is (TokenReview): who may `use` this node's `gardennodes/garden` is let in at
+    /// `tls://` addresses; independent of `--kube`
+    #[arg(long, env = "GARDEND_TOKEN_REVIEW")]
+    token_review: bool,
+
+    /// Whom tokens are for that Kubernetes is asked about: those for anybody else let nobody in
+    #[arg(long, env = "GARDEND_TOKEN_AUDIENCE", value_name = "NAME", default_value = "gardend")]
+    #[schemars(with = "String")]
+    token_audience: Audience,
 
     /// What containers are made of: `containerd`, or `host`: plain processes in folders, isolated from nothing, without
     /// containerd and without root, for development
@@ -264,6 +274,8 @@ pub struct ServeConfig {
     pub listen_group: Option<GroupName>,
     /// How `tls://` addresses are secured, where there are any. Paths are absolute.
     pub secure: Option<SecureOptions>,
+    /// How Kubernetes is asked about tokens at `tls://` addresses; `None`: it is not.
+    pub token_review: Option<TokenReviewConfig>,
     /// What containers are made of.
     pub backend: Backend,
     /// What outlives a reboot. Absolute.
@@ -343,8 +355,9 @@ impl ServeConfig {
         if let SeccompProfile::File(path) = &mut self.seccomp_profile {
             files.push(("--seccomp-profile", path));
         }
-        let kubeconfig = self.kube.as_mut().and_then(|kube| kube.kubeconfig.as_mut());
-        files.extend(kubeconfig.map(|path| ("--kubeconfig", path)));
+        let shows = self.kube.as_mut().and_then(|kube| kube.kubeconfig.as_mut());
+        let reviews = self.token_review.as_mut().and_then(|review| review.kubeconfig.as_mut());
+        files.extend(shows.into_iter().chain(reviews).map(|path| ("--kubeconfig", path)));
         files
     }
 }
@@ -434,7 +447,7 @@ pub enum ConfigError {
     /// An address that everybody could use.
     #[error(
         "--listen {0} would let everybody in, and whoever reaches gardend is root on this machine; \
-         have clients prove who they are: --tls-client-ca or --token-file"
+         have clients prove who they are: --tls-client-ca, --token-file or --token-review"
     )]
     LetsEverybodyIn(Address),
     /// Security for nothing.
@@ -500,9 +513,14 @@ impl ServeArgs {
             ("--tls-client-ca", self.tls_client_ca),
             ("--token-file", self.token_file),
         ];
-        let secure = secure(&self.listen, files)?;
+        let secure = secure(&self.listen, files, self.token_review)?;
+        let token_review = match self.token_review {
+            true => Some(self.kube.token_review(self.token_audience, |path| absolute("--kubeconfig", path))?),
+            false => None,
+        };
         Ok(ServeConfig {
             secure,
+            token_review,
             listen: distinct(self.listen)?,
             listen_mode: self.listen_mode,
             listen_group: self.listen_group,
@@ -562,10 +580,12 @@ impl ServeArgs {
 fn secure(
     listen: &[Address],
     files: [(&'static str, Option<PathBuf>); 4],
+    token_review: bool,
 ) -> Result<Option<SecureOptions>, ConfigError> {
     let Some(address) = listen.iter().find(|address| matches!(address, Address::Tls(_))) else {
-        let needless = files.iter().find(|(_, path)| path.is_some());
-        return needless.map_or(Ok(None), |(flag, _)| Err(ConfigError::NothingToSecure(flag)));
+        let files = files.iter().filter(|(_, path)| path.is_some()).map(|(flag, _)| *flag);
+        let needless = files.chain(token_review.then_some("--token-review")).next();
+        return needless.map_or(Ok(None), |flag| Err(ConfigError::NothingToSecure(flag)));
     };
     let mut paths = [const { None }; 4];
     for (to, (flag, path)) in paths.iter_mut().zip(files) {
@@ -575,7 +595,7 @@ fn secure(
     let (Some(certificate), Some(key)) = (certificate, key) else {
         return Err(ConfigError::NoCertificate(address.clone()));
     };
-    if client_authorities.is_none() && tokens.is_none() {
+    if client_authorities.is_none() && tokens.is_none() && !token_review {
         return Err(ConfigError::LetsEverybodyIn(address.clone()));
     }
     Ok(Some(SecureOptions { certificate, key, client_authorities, tokens }))
@@ -799,8 +819,24 @@ mod tests {
             assert!(secure.certificate.is_absolute());
             assert!(secure.client_authorities.is_some() != secure.tokens.is_some());
         }
-        let needless = parse(&["--token-file", "t"]).unwrap_err();
-        assert!(needless.contains("--token-file is for tls:// addresses"), "{needless}");
+        for (needless, flag) in [(&["--token-file", "t"][..], "--token-file"), (&["--token-review"], "--token-review")]
+        {
+            let error = parse(needless).unwrap_err();
+            assert!(error.contains(&format!("{flag} is for tls:// addresses")), "{error}");
+        }
+    }
+
+    #[test]
+    fn kubernetes_is_asked_about_tokens_without_being_shown_anything() {
+        let tls = ["--listen", "tls://0.0.0.0:7777", "--tls-cert", "c.pem", "--tls-key", "k.pem", "--token-review"];
+        let config = parse(&[&tls, &["--kubeconfig", "k", "--kube-node-name", "n1"][..]].concat()).unwrap();
+        assert_eq!(config.kube, None);
+        assert_eq!(config.secure.unwrap().tokens, None);
+        let review = config.token_review.unwrap();
+        assert_eq!((review.audience.as_str(), review.node_name.unwrap().as_str()), ("gardend", "n1"));
+        assert!(review.kubeconfig.unwrap().is_absolute());
+        let wrong = parse(&[&tls, &["--token-audience", ""][..]].concat()).unwrap_err();
+        assert!(wrong.contains("--token-audience") && wrong.contains("such as gardend"), "{wrong}");
     }
 
     #[test]

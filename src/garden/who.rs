@@ -2,7 +2,7 @@
 
 use super::answer::Refusal;
 use super::takeover::Exchange;
-use crate::net::secure::Identity;
+use crate::net::secure::{Identity, Verdict};
 use axum::Extension;
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -20,13 +20,21 @@ pub(super) async fn known(Extension(exchange): Extension<Exchange>, request: Req
         );
     };
     match verifier.verify(token).await {
-        Ok(Some(name)) => {
+        Ok(Verdict::Known(name)) => {
             tracing::Span::current().record("client", &*name);
             next.run(request).await
         }
-        Ok(None) => {
-            tracing::warn!("a client's token is not known");
-            unauthorized(&exchange, "the token is not one that lets clients in here")
+        Ok(Verdict::Unknown(why)) => {
+            tracing::warn!(why = why.as_deref(), "a client's token is not known");
+            let message = "the token is not one that lets clients in here";
+            match why {
+                Some(why) => unauthorized(&exchange, &format!("{message}: {why}")),
+                None => unauthorized(&exchange, message),
+            }
+        }
+        Ok(Verdict::Forbidden(why)) => {
+            tracing::warn!(%why, "a client may not come in");
+            exchange.refuse(Refusal::http(StatusCode::FORBIDDEN, &*why))
         }
         Err(error) => {
             tracing::warn!(%error, "a client's token cannot be verified");

@@ -26,6 +26,7 @@ mod lease;
 mod mirror;
 mod names;
 mod options;
+mod review;
 mod shown;
 
 pub use client::{ConnectError, Place, connect};
@@ -33,6 +34,7 @@ pub use gardend_crds::Versions;
 pub use gauges::{Figures, Gauges};
 pub use names::{NodeName, container_object};
 pub use options::{Detail, Keeping, NodeFacts, Options};
+pub use review::Reviewer;
 pub use shown::{ArgumentsAllowed, Shown, ShownPolicy, show};
 
 use declared::Declarer;
@@ -50,9 +52,9 @@ pub struct Kube {
 }
 
 impl Kube {
-    /// Begins to show what this controller has. Needs no API server to begin.
-    pub fn start(place: Place, options: Options, controller: Controller) -> Self {
-        let gauges = Arc::new(Gauges::default());
+    /// Begins to show what this controller has. Needs no API server to begin. How it goes is told to
+    /// the gauges.
+    pub fn start(place: Place, options: Options, controller: Controller, gauges: Arc<Gauges>) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(lease::keep_own(place.clone(), options.keeping.clone(), Arc::clone(&gauges)));
         tasks.spawn(keeper::run(place.clone(), options.clone()));

@@ -32,7 +32,7 @@ pub enum AddressError {
     #[error(
         "{0} can be reached from other machines, and whoever reaches gardend is root on this one; \
          listen on 127.0.0.1, [::1] or a unix socket, or say tls://ADDR:PORT and have clients prove who they are \
-         (--tls-cert, --tls-key, and --tls-client-ca or --token-file)"
+         (--tls-cert, --tls-key, and --tls-client-ca, --token-file or --token-review)"
     )]
     Open(std::net::IpAddr),
     /// A unix socket's path that does not say where it is.

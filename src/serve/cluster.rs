@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result};
 use gardend::cli;
-use gardend::config::{KubeConfig, ServeConfig};
+use gardend::config::ServeConfig;
 use gardend::garden::{FactSource, Machine};
-use gardend::kube::{self, NodeFacts, NodeName, Options, Place, Versions};
+use gardend::kube::{self, NodeFacts, NodeName, Options, Place, Reviewer, Versions};
+use gardend::net::secure::Verifier;
 use gardend::node::check::Report;
 use gardend::node::place::Folders;
 use std::collections::BTreeSet;
@@ -14,12 +15,21 @@ use std::sync::Arc;
 pub(super) async fn connect(config: &ServeConfig) -> Result<Option<Place>> {
     let Some(config) = &config.kube else { return Ok(None) };
     let (file, namespace) = (config.kubeconfig.as_deref(), config.namespace.as_deref());
-    Ok(Some(kube::connect(file, namespace, node_name(config)?).await?))
+    Ok(Some(kube::connect(file, namespace, node_name(config.node_name.as_ref())?).await?))
+}
+
+/// Whom to ask about clients' tokens, where that is Kubernetes.
+pub(super) async fn reviewer(config: &ServeConfig) -> Result<Option<Arc<dyn Verifier>>> {
+    let Some(config) = &config.token_review else { return Ok(None) };
+    let node = node_name(config.node_name.as_ref())?;
+    // A way of its own: what the mirror writes is not waited for.
+    let place = kube::connect(config.kubeconfig.as_deref(), None, node).await.context("--token-review")?;
+    Ok(Some(Arc::new(Reviewer::new(place, config.audience.as_str()))))
 }
 
 /// By what the operator says, the pod's downward API, the host.
-fn node_name(config: &KubeConfig) -> Result<NodeName> {
-    if let Some(name) = &config.node_name {
+fn node_name(told_by_operator: Option<&NodeName>) -> Result<NodeName> {
+    if let Some(name) = told_by_operator {
         return Ok(name.clone());
     }
     let told = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// For whatever has to come true, on a slow machine too.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// Where start.sh keeps what is the cluster's.
 const STATE: &str = "/run/cluster";
 /// How long a [`sleeper`] sleeps: told from the pause of a sandbox by its command line.

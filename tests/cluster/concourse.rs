@@ -1,6 +1,7 @@
 //! gardend beneath Concourse: a pod that plays the worker, by the values that are there for Concourse's chart.
 
 use crate::cluster::{Cluster, done, source};
+use crate::node::Left;
 use crate::release::Release;
 use serde_json::{Value, json};
 use std::fs;
@@ -63,12 +64,13 @@ fn a_worker_in_a_pod_makes_containers_on_overlays_of_its_own() {
     let cluster = Cluster::take();
     let values = values();
     let group = &values["worker"]["sidecarContainers"][0]["securityContext"]["runAsGroup"];
+    let left = Left::on(&cluster);
     let release = Release::install(&cluster, &[&format!("garden.socketGroup={group}")]);
     bring_image(&cluster);
     cluster.apply(&worker(&values));
     let wait =
         ["wait", "--for=jsonpath={.status.containerStatuses[?(@.name==\"worker\")].state.terminated}", "pod/worker"];
-    let ended = cluster.try_kubectl(&[wait.as_slice(), &["--timeout=90s"]].concat());
+    let ended = cluster.try_kubectl(&[wait.as_slice(), &["--timeout=180s"]].concat());
     let log = cluster.kubectl(&["logs", "worker", "--all-containers"]);
     assert!(ended.status.success(), "{log}");
     for line in [
@@ -83,5 +85,5 @@ fn a_worker_in_a_pod_makes_containers_on_overlays_of_its_own() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     assert!(!mounts.contains("/var/lib/concourse/volumes"), "{mounts}");
     cluster.kubectl(&["delete", "pod", "worker"]);
-    release.uninstall();
+    release.uninstall_leaving_nothing(&left);
 }

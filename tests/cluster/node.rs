@@ -10,7 +10,6 @@ use std::process::Command;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Running {
     pub pid: u32,
-    parent: u32,
     /// In clock ticks.
     started: String,
     pub command: String,
@@ -31,8 +30,7 @@ impl Running {
         }
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let parent = fields.next()?.parse().ok()?;
-        Some(Self { pid, parent, started: fields.nth(17)?.to_owned(), command })
+        Some(Self { pid, started: fields.nth(18)?.to_owned(), command })
     }
 
     /// Those with this in their command line, but for gardend's own client and for what they fork.
@@ -41,9 +39,15 @@ impl Running {
         let ours = |one: &Self| one.command.contains(mark) && !one.command.starts_with(client);
         let mut found: Vec<_> = Self::all().into_iter().filter(ours).collect();
         let pids: BTreeSet<_> = found.iter().map(|one| one.pid).collect();
-        found.retain(|one| !pids.contains(&one.parent));
+        found.retain(|one| !one.parent().is_some_and(|parent| pids.contains(&parent)));
         found.sort();
         found
+    }
+
+    /// Another, once that has ended.
+    fn parent(&self) -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        stat[stat.rfind(')')? + 1..].split_whitespace().nth(1)?.parse().ok()
     }
 
     /// Its control group, in the hierarchy of memory or in the one of v2.
@@ -93,7 +97,7 @@ impl Left {
         Self {
             processes: Running::all().into_iter().filter(is_ours).map(|one| one.command).collect(),
             cgroups: cgroups(),
-            mounts: of_gardend(lines(fs::read_to_string("/proc/self/mountinfo").expect("mounts")), "/gardend"),
+            mounts: mounts(),
             links: of_gardend(told("ip", &["-o", "link"]), ": gd"),
             rules: of_gardend(told("nft", &["list", "tables"]), "gardend")
                 .union(&of_gardend(told("ip", &["rule"]), "fwmark"))
@@ -108,6 +112,13 @@ impl Left {
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path().display().to_string()).collect()
+}
+
+/// Mount points of the node below gardend's folders.
+fn mounts() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| point.contains("/gardend/")).map(str::to_owned).collect()
 }
 
 fn cgroups() -> BTreeSet<String> {

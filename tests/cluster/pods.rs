@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, NODE, sleeper};
 fn a_pod_runs_is_entered_and_reaches_the_api_server() {
     let cluster = Cluster::take();
     cluster.apply(&sleeper("visitor"));
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=90s"]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=180s"]);
     assert_eq!(cluster.get(&["pod", "visitor"])["spec"]["nodeName"], NODE);
 
     let told = "cat /var/run/secrets/kubernetes.io/serviceaccount/namespace";

@@ -1,6 +1,7 @@
 //! The one release of gardend in the cluster, and the pod that it has on the node.
 
 use crate::cluster::{Cluster, PATIENCE, done, eventually, source};
+use crate::node::Left;
 use serde_json::Value;
 use std::process::Output;
 use std::sync::LazyLock;
@@ -38,16 +39,26 @@ impl<'a> Release<'a> {
     }
 
     pub fn rollback(&self) {
-        self.helm(&["rollback", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "90s"]);
+        self.helm(&["rollback", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "180s"]);
     }
 
     pub fn test(&self) {
-        self.helm(&["test", NAME, "--namespace", NAMESPACE, "--timeout", "90s", "--logs"]);
+        self.helm(&["test", NAME, "--namespace", NAMESPACE, "--timeout", "180s", "--logs"]);
+    }
+
+    /// Uninstalls it from a node that it was made to leave before: nothing of it may be there any more.
+    pub fn uninstall_leaving_nothing(&self, before: &Left) {
+        self.exec(&["gardend", "drain", "--uninstall"]);
+        self.uninstall();
+        eventually("nothing is left", || {
+            let left = Left::on(self.cluster);
+            (left == *before).then_some(()).ok_or_else(|| format!("{left:#?}"))
+        });
     }
 
     pub fn uninstall(&self) {
         self.helm(&["uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "120s"]);
-        self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=90s"]);
+        self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=180s"]);
     }
 
     /// The chart with its own values, but for the image, which no registry has.
@@ -55,7 +66,7 @@ impl<'a> Release<'a> {
         static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
             let chart = source("charts/gardend").display().to_string();
             let (image, policy) = (format!("image.tag={TAG}"), "image.pullPolicy=Never".to_owned());
-            let rest = ["--namespace", NAMESPACE, "--wait", "--timeout", "90s", "--set", &image, "--set", &policy];
+            let rest = ["--namespace", NAMESPACE, "--wait", "--timeout", "180s", "--set", &image, "--set", &policy];
             [NAME, &chart].into_iter().chain(rest).map(str::to_owned).collect()
         });
         WORDS.iter().map(String::as_str).collect()
@@ -133,7 +144,7 @@ impl Drop for Release<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.describe());
-            self.try_helm(&["uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "90s"]);
+            self.try_helm(&["uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "180s"]);
             self.cluster.try_kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"]);
         }
     }

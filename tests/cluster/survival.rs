@@ -25,7 +25,7 @@ const VISITOR: &str = "visitor";
 impl<'a> Lives<'a> {
     fn begin(cluster: &'a Cluster, handle: &'a str) -> Self {
         cluster.apply(&sleeper(VISITOR));
-        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=90s"]);
+        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=180s"]);
         garden::create(handle);
         counting(handle, "followed", FOLLOWED);
         counting(handle, "alone", ALONE);
@@ -46,7 +46,7 @@ impl<'a> Lives<'a> {
         assert_eq!(garden(&["run", self.handle, "--", "/bin/sh", "-c", "echo well"]), "well\n", "through {through}");
     }
 
-    /// Both processes end as they should, and nothing that they wrote is missing.
+    /// Both processes end as they should, and nothing that they wrote is missing. The pod stays.
     fn end(self) {
         tell_to_end(self.handle, FOLLOWED);
         is_whole(&self.followed.join().expect("it was followed to its end"));
@@ -55,8 +55,16 @@ impl<'a> Lives<'a> {
         assert_eq!(status, Some(STATUS));
         is_whole(&output);
         garden(&["rm", self.handle]);
-        self.cluster.kubectl(&["delete", "pod", VISITOR]);
     }
+}
+
+/// The visitor goes.
+fn leave(cluster: &Cluster) {
+    cluster.kubectl(&["delete", "pod", VISITOR, "--timeout=180s"]);
+    eventually("the pod's process has ended", || {
+        let found = Running::with(SLEEP);
+        found.is_empty().then_some(()).ok_or_else(|| format!("{found:?}"))
+    });
 }
 
 fn conditions(object: &Value) -> Vec<(&str, &str)> {
@@ -97,30 +105,24 @@ fn an_upgrade_and_a_rollback_change_gardend_alone_and_an_uninstall_leaves_nothin
     release.rollback();
     assert_eq!(release.pod().image, first.image);
     lives.go_on("a rollback");
+    let visitor = lives.visitor.clone();
     lives.end();
 
     garden::create("left");
-    let visitor = sleeper(VISITOR);
-    cluster.apply(&visitor);
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/visitor", "--timeout=90s"]);
-    let others = Running::with(SLEEP);
-    release.uninstall();
-    eventually("nothing is left", || {
-        let left = Left::on(&cluster);
-        (left == before).then_some(()).ok_or_else(|| format!("{left:#?}"))
-    });
-    assert_eq!(Running::with(SLEEP), others);
-    cluster.kubectl(&["delete", "pod", VISITOR]);
+    release.uninstall_leaving_nothing(&before);
+    assert_eq!(Running::with(SLEEP), visitor);
+    leave(&cluster);
 }
 
 #[test]
 fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet() {
     let cluster = Cluster::take();
+    let left = Left::on(&cluster);
     let release = Release::install(&cluster, &[]);
     let lives = Lives::begin(&cluster, "restarted");
 
     let before = release.pod();
-    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &before.name, "--wait=true", "--timeout=90s"]);
+    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &before.name, "--wait=true", "--timeout=180s"]);
     assert_ne!(release.pod().name, before.name);
     garden::serves();
     lives.go_on("a deletion of gardend's pod");
@@ -148,12 +150,14 @@ fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet(
     assert_eq!(release.pod(), pod);
     lives.go_on("a restart of kubelet");
     lives.end();
-    release.uninstall();
+    release.uninstall_leaving_nothing(&left);
+    leave(&cluster);
 }
 
 #[test]
 fn after_a_restart_of_the_machine_containers_are_made_again_and_their_processes_are_lost() {
     let cluster = Cluster::take();
+    let left = Left::on(&cluster);
     let release = Release::install(&cluster, &[]);
     garden::create("old");
     counting("old", "counting", "mark-old");
@@ -176,8 +180,7 @@ fn after_a_restart_of_the_machine_containers_are_made_again_and_their_processes_
         let lost = processes.as_array().into_iter().flatten().find(|one| one["id"] == "counting");
         lost.filter(|one| one["state"] == "Lost").map(drop).ok_or_else(|| containers.to_string())
     });
-    garden(&["rm", "old"]);
-    release.uninstall();
+    release.uninstall_leaving_nothing(&left);
 }
 
 /// All that ends with a machine's restart ends: what runs in pods and places, containerd, kubelet, the

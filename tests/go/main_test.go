@@ -27,6 +27,7 @@ import (
 	"code.cloudfoundry.org/lager/v3"
 
 	"github.com/gardend/gardend/tests/go/harness"
+	"github.com/gardend/gardend/tests/go/harness/expect"
 	"github.com/gardend/gardend/tests/go/inside"
 )
 
@@ -369,40 +370,17 @@ func listed(t *testing.T, handle string) bool {
 	return false
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+// What tests check with, by short names.
+var (
+	must    = expect.Must
+	holds   = expect.Holds
+	refused = expect.Refused
+)
 
+// equal is a function of its own: one of any type cannot be in a variable.
 func equal[T comparable](t *testing.T, what string, got, want T) {
 	t.Helper()
-	if got != want {
-		t.Fatalf("%s: got %#v, want %#v", what, got, want)
-	}
-}
-
-// holds fails unless a text holds all the parts.
-func holds(t *testing.T, text string, parts ...string) {
-	t.Helper()
-	for _, part := range parts {
-		if !strings.Contains(text, part) {
-			t.Fatalf("%q is not in %q", part, text)
-		}
-	}
-}
-
-// refused fails unless there is an error that names all the parts.
-func refused(t *testing.T, err error, parts ...string) {
-	t.Helper()
-	if err == nil {
-		t.Fatalf("was not refused (expected an error with %q)", parts)
-	}
-	if strings.HasPrefix(err.Error(), "bad response") || strings.HasPrefix(err.Error(), "Backend error") {
-		t.Fatalf("the client could not read the error: %v", err)
-	}
-	holds(t, err.Error(), parts...)
+	expect.Equal(t, what, got, want)
 }
 
 // cuttable is a client whose connections can be cut, and the scissors.

@@ -95,9 +95,27 @@ impl Server {
     }
 
     pub fn signal(&self, program: &str, signal: &str) {
-        let pid = fs::read_to_string(self.path().join(format!("{program}.pid"))).expect("it was started");
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.trim()).status().expect("kill runs");
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid(program)).status().expect("kill runs");
         assert!(status.success(), "{program} is not there");
+    }
+
+    fn pid(&self, program: &str) -> String {
+        let pid = fs::read_to_string(self.path().join(format!("{program}.pid"))).expect("it was started");
+        pid.trim().to_owned()
+    }
+
+    /// For how long a program of it has had processors.
+    pub fn cpu_seconds(&self, program: &str) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid(program))).expect("it runs");
+        // See proc_pid_stat(5): behind the name, utime and stime are the 12th and 13th.
+        let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
+        (ticks(11) + ticks(12)) as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+
+    /// The size of etcd's database.
+    pub fn etcd_bytes(&self) -> u64 {
+        fs::metadata(self.path().join("etcd/member/snap/db")).expect("etcd has a database").len()
     }
 
     /// Starts a killed API server again, where and as it was.

@@ -87,7 +87,8 @@ impl World {
     }
 
     pub fn start(&mut self) {
-        self.kube = Some(Kube::start(self.place.clone(), self.options.clone(), self.controller.clone()));
+        self.kube =
+            Some(Kube::start(self.place.clone(), self.options.clone(), self.controller.clone(), Arc::default()));
     }
 
     pub async fn stop(&mut self) {
@@ -169,12 +170,21 @@ impl World {
 }
 
 /// Waits until this comes true, and fails with why it does not.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let end = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    eventually_within(PATIENCE, what, look).await
+}
+
+/// The same for what takes its time.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let end = tokio::time::Instant::now() + patience;
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(why) => assert!(tokio::time::Instant::now() < end, "not within {PATIENCE:?}: {what}: {why}"),
+            Err(why) => assert!(tokio::time::Instant::now() < end, "not within {patience:?}: {what}: {why}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -23,9 +23,14 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Whether gardend speaks to the API server. */}}
+{{/* Whether gardend shows what it has to the API server. */}}
 {{- define "gardend.mirrors" -}}
 {{- if and .Values.mirror.enabled (ne .Values.mirror.detail "off") }}true{{ end }}
+{{- end }}
+
+{{/* Whether gardend speaks to the API server. */}}
+{{- define "gardend.asksCluster" -}}
+{{- if or (include "gardend.mirrors" .) .Values.garden.tls.tokenReview.enabled }}true{{ end }}
 {{- end }}
 
 {{/* Whether containers are declared. */}}
@@ -60,6 +65,10 @@ tls-client-ca: /etc/gardend/tls/ca.crt
 {{- end }}
 {{- if .Values.garden.tls.tokenSecretName }}
 token-file: /etc/gardend/tokens/tokens
+{{- end }}
+{{- if .Values.garden.tls.tokenReview.enabled }}
+token-review: true
+token-audience: {{ .Values.garden.tls.tokenReview.audience | quote }}
 {{- end }}
 {{- if include "gardend.mirrors" . }}
 kube: mirror

@@ -134,7 +134,12 @@ impl Controller {
             network::remove_port(shared, handle, port).await?;
         }
         for port in change.ports {
-            self.add_port(handle, port).await?;
+            // One of the node's own choice may lead there since an earlier try.
+            let leads = port.host_port.is_none()
+                && port.container_port.is_some_and(|inner| self.leads_to(&one.uid, inner.get()));
+            if !leads {
+                self.add_port(handle, port).await?;
+            }
         }
         let (generation, source, processes) = (change.generation, change.source, change.processes);
         let in_force = shared.edit(busy.uid(), Durable::Reboot, Vec::new(), move |record| {
@@ -148,6 +153,13 @@ impl Controller {
         in_force.await?;
         shared.wake(Key::Container(busy.uid().clone()));
         Ok(())
+    }
+
+    /// Whether some port of the node leads to this one of a container's.
+    fn leads_to(&self, uid: &ContainerUid, container_port: u16) -> bool {
+        let state = self.shared.state();
+        let ports = state.containers.get(uid).map_or(&[][..], |container| &container.record.ports_in);
+        ports.iter().any(|port| port.container_port == container_port)
     }
 }
 

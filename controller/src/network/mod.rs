@@ -45,16 +45,7 @@ fn of(state: &State, container: &Container) -> Option<NetworkWanted> {
     let there = matches!(container.place, Place::Made | Place::Furnished | Place::Connected);
     let wanted = there && state.pools.is_some() && container.wanted() == Wanted::Present;
     let record = Some(&container.record).filter(|_| wanted)?;
-    Some(NetworkWanted {
-        container: record.uid.clone(),
-        handle: record.handle.clone(),
-        sandbox: record.sandbox.clone()?,
-        addresses: record.addresses.clone()?,
-        ports_in: record.ports_in.clone(),
-        rules_out: record.rules_out.clone(),
-        bandwidth_rate: record.spec.limits.bandwidth_rate,
-        bandwidth_burst: record.spec.limits.bandwidth_burst,
-    })
+    NetworkWanted::of(record)
 }
 
 /// What is wanted where the node's network gives addresses itself, as long as a container is in this

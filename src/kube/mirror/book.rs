@@ -91,7 +91,11 @@ impl Book {
                 if let Some(entry) = self.entries.get_mut(&name) {
                     entry.container = None;
                 }
-                self.look(&name, now);
+                // Else those that live a moment would pile up for as long as the API server is away.
+                // An object that was written, and of which no answer came, is heard of in time.
+                if !self.forget_if_unheard_of(&name) {
+                    self.look(&name, now);
+                }
             }
             // It came and went between two looks.
             (None, None) => {}
@@ -252,14 +256,15 @@ impl Book {
         self.names.keys().cloned().collect()
     }
 
-    /// Nothing of it is anywhere any more, unless its deletion is still to be heard of.
-    pub(super) fn forget_if_unheard_of(&mut self, name: &str) {
-        let unheard_of = self.entries.get(name).is_some_and(|entry| {
-            entry.container.is_none() && entry.seen.is_none() && entry.version == 0 && entry.due.is_none()
-        });
-        if unheard_of {
+    /// Nothing of it is anywhere any more, unless its deletion is still to be heard of. Whether it
+    /// was forgotten.
+    pub(super) fn forget_if_unheard_of(&mut self, name: &str) -> bool {
+        let unheard_of = |entry: &Entry| entry.container.is_none() && entry.seen.is_none() && entry.version == 0;
+        let forgotten = self.entries.get(name).is_some_and(unheard_of);
+        if forgotten {
             self.forget(name);
         }
+        forgotten
     }
 
     fn forget(&mut self, name: &str) {
@@ -306,9 +311,20 @@ mod tests {
         assert_eq!((book.take(now), book.counts()), (None, (0, 0)));
         book.container_changed(&uid, Some("a".into()), now);
         book.container_changed(&uid, None, now);
-        assert_eq!(book.take(now), Some(("a".into(), None)));
-        book.forget_if_unheard_of("a");
+        assert_eq!((book.take(now), book.counts()), (None, (0, 0)));
         assert!(book.entries.is_empty() && book.names.is_empty());
+    }
+
+    #[test]
+    fn an_object_of_a_container_that_is_gone_is_looked_at_once_it_is_heard_of() {
+        let (mut book, now, uid) = (Book::default(), Instant::now(), ContainerUid::generate());
+        book.container_changed(&uid, Some("a".into()), now);
+        // It was written, and no answer came.
+        book.take(now);
+        book.container_changed(&uid, None, now);
+        assert_eq!(book.take(now), None);
+        book.heard("a", Some(seen(7)), 7, now);
+        assert_eq!(book.take(now), Some(("a".into(), None)));
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Mirror {
                 () = sleep_until(self.resync_at) => self.resync(),
             }
             let (waiting, objects) = self.book.counts();
-            set(&self.gauges.waiting, waiting);
+            self.gauges.set_waiting(waiting, self.book.next_due());
             set(&self.gauges.objects, objects);
         }
     }
@@ -260,7 +260,9 @@ impl Mirror {
         {
             let was_away = self.failures > 0;
             match self.look(&name, container.as_ref()).await {
-                Ok(Looked::Level) => self.book.forget_if_unheard_of(&name),
+                Ok(Looked::Level) => {
+                    self.book.forget_if_unheard_of(&name);
+                }
                 Ok(Looked::Wrote) => {
                     self.answered();
                     if was_away {

@@ -19,5 +19,5 @@ mod tokens;
 
 pub use client::{Credentials, connect};
 pub use files::{FileError, add_authorities, machines_authorities, provider};
-pub use server::{Accepted, Identity, Secure, SecureOptions, Verifier};
+pub use server::{Accepted, Identity, Secure, SecureOptions, Verdict, Verifier};
 pub use tokens::{Tokens, TokensError};

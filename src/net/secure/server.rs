@@ -30,23 +30,51 @@ pub struct SecureOptions {
     pub tokens: Option<PathBuf>,
 }
 
+/// What a token is found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It belongs to somebody who may come in: their name.
+    Known(Arc<str>),
+    /// It is nobody's; more of why, where that is known.
+    Unknown(Option<Arc<str>>),
+    /// It belongs to somebody who may not come in: why, and what to do.
+    Forbidden(Arc<str>),
+}
+
 /// Tells whom a token belongs to.
 #[async_trait]
 pub trait Verifier: Send + Sync {
-    /// The name of whom the token belongs to; `None`: it lets nobody in.
+    /// Whether the token lets somebody in, and whom.
     ///
     /// # Errors
     /// That could not be found out now, in words for a person.
-    async fn verify(&self, token: &str) -> Result<Option<Arc<str>>, String>;
+    async fn verify(&self, token: &str) -> Result<Verdict, String>;
 }
 
 #[async_trait]
 impl Verifier for Arc<Tokens> {
-    async fn verify(&self, token: &str) -> Result<Option<Arc<str>>, String> {
+    async fn verify(&self, token: &str) -> Result<Verdict, String> {
         let (tokens, token) = (self.clone(), token.to_owned());
         // It looks at the file.
         let looked = tokio::task::spawn_blocking(move || tokens.name_of(&token)).await;
-        looked.map_err(|error| format!("the tokens cannot be looked through: {error}"))
+        let found = looked.map_err(|error| format!("the tokens cannot be looked through: {error}"))?;
+        Ok(found.map_or(Verdict::Unknown(None), Verdict::Known))
+    }
+}
+
+/// The list in a file, and whoever is asked about tokens that are not on it.
+struct Listed {
+    tokens: Arc<Tokens>,
+    others: Arc<dyn Verifier>,
+}
+
+#[async_trait]
+impl Verifier for Listed {
+    async fn verify(&self, token: &str) -> Result<Verdict, String> {
+        match self.tokens.verify(token).await? {
+            Verdict::Unknown(_) => self.others.verify(token).await,
+            known => Ok(known),
+        }
     }
 }
 
@@ -103,14 +131,16 @@ pub struct Secure {
 }
 
 impl Secure {
-    /// Reads the files for the first time.
+    /// Reads the files for the first time. `others` is asked about tokens that are in no file.
     ///
     /// # Errors
     /// Which cannot be used, and why.
-    pub fn new(options: SecureOptions) -> Result<Self, FileError> {
-        let verifier = match &options.tokens {
-            Some(path) => Some(Arc::new(Arc::new(Tokens::new(path.clone())?)) as Arc<dyn Verifier>),
-            None => None,
+    pub fn new(options: SecureOptions, others: Option<Arc<dyn Verifier>>) -> Result<Self, FileError> {
+        let tokens = options.tokens.clone().map(Tokens::new).transpose()?.map(Arc::new);
+        let verifier: Option<Arc<dyn Verifier>> = match (tokens, others) {
+            (Some(tokens), Some(others)) => Some(Arc::new(Listed { tokens, others })),
+            (Some(tokens), None) => Some(Arc::new(tokens)),
+            (None, others) => others,
         };
         let mut paths = vec![options.certificate.clone(), options.key.clone()];
         paths.extend(options.client_authorities.clone());

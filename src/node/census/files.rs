@@ -69,7 +69,7 @@ fn each(found: &mut Found, folder: &Path, of: impl Fn(&str) -> Option<Of>) {
 
 /// Mount points of ours: of a place or a container where a part of the path is its name.
 fn mounts(found: &mut Found, folders: &Folders) {
-    let Some(table) = found.miss("mounts", fs::read_to_string("/proc/self/mountinfo")) else { return };
+    let Some(table) = found.miss("mounts", fs::read_to_string("/proc/thread-self/mountinfo")) else { return };
     let roots = [folders.state(), folders.run()].map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.into()));
     let managed = [folders.state().join("containerd"), folders.run().join("containerd")];
     for point in table.lines().filter_map(mount_point) {

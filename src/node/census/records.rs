@@ -96,19 +96,7 @@ impl Records {
 
     /// What of the node's network is theirs.
     pub fn networks(&self) -> Vec<NetworkWanted> {
-        let wanted = |record: &ContainerRecord| {
-            Some(NetworkWanted {
-                container: record.uid.clone(),
-                handle: record.handle.clone(),
-                sandbox: record.sandbox.clone()?,
-                addresses: record.addresses.clone()?,
-                ports_in: record.ports_in.clone(),
-                rules_out: record.rules_out.clone(),
-                bandwidth_rate: record.spec.limits.bandwidth_rate,
-                bandwidth_burst: record.spec.limits.bandwidth_burst,
-            })
-        };
-        self.containers.values().filter_map(wanted).collect()
+        self.containers.values().filter_map(NetworkWanted::of).collect()
     }
 }
 

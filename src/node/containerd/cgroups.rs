@@ -207,6 +207,25 @@ pub(super) fn open_to_join(group: &Path) -> io::Result<Vec<fs::File>> {
     Ok(files)
 }
 
+/// Removes such a group, and those above it where nobody else is in them.
+///
+/// # Errors
+/// Where something runs there, with the folder.
+pub(super) fn remove_joined(group: &Path) -> io::Result<()> {
+    for hierarchy in hierarchies()? {
+        let folder = hierarchy.join(group);
+        match fs::remove_dir(&folder) {
+            Err(error) if !is_gone(&error) => return Err(naming(&folder)(error)),
+            _ => {}
+        }
+        for above in group.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            // Somebody else's is there, or it has gone with what was.
+            let _ = fs::remove_dir(hierarchy.join(above));
+        }
+    }
+    Ok(())
+}
+
 /// On v1 a new group may run nowhere, until it is told.
 fn inherit_processors(parent: &Path, folder: &Path) -> io::Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {

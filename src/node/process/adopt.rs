@@ -267,14 +267,13 @@ impl Inner {
 
     /// Hears an init out, until its connection ends.
     async fn listen(self: Arc<Self>, sandbox: SandboxId, link: Arc<Link>) {
-        let mut buffer = Vec::new();
         let (mut packets, mut events) = (Pace::packets(), Pace::events());
         let reason = loop {
             let received = tokio::select! {
                 // Cancel-safe: a token stays cancelled.
                 () = link.closed.cancelled() => return,
                 // Cancel-safe, as it says.
-                received = link.receive(&mut buffer) => received,
+                received = link.receive() => received,
             };
             let handled = match received {
                 Ok((event, fds)) => self.handle(&sandbox, &link, event, fds),

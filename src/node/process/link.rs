@@ -12,6 +12,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, open, seek};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use rustix::process::{Gid, Pid, Uid};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -31,6 +32,12 @@ const MAX_PENDING: usize = 1024;
 /// Packets that are read at once, and then a millisecond each `RATE`.
 const BURST: f64 = 8192.0;
 const RATE: f64 = 50.0;
+
+thread_local! {
+    /// For one packet, until it is decoded. With one for each connection, which nearly always waits, 64 KB
+    /// a container were most of what gardend needed.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A process that an init told of when it was connected to.
 #[derive(Debug)]
@@ -99,8 +106,7 @@ impl Link {
     }
 
     async fn take_over(&self) -> Result<Vec<Known>, String> {
-        let mut buffer = Vec::new();
-        match self.receive(&mut buffer).await? {
+        match self.receive().await? {
             (Event::Hello { version, .. }, _) if (1..=VERSION).contains(&version) => {}
             (Event::Hello { version, .. }, _) => {
                 return Err(format!("it speaks version {version}, we up to {VERSION}"));
@@ -109,7 +115,7 @@ impl Link {
         }
         let mut known = Vec::new();
         loop {
-            match self.receive(&mut buffer).await? {
+            match self.receive().await? {
                 (Event::Known { key, pid, exit, streams }, fds) => known.push(Known { key, pid, exit, streams, fds }),
                 (Event::KnownEnd, _) => return Ok(known),
                 _ => return Err("it said something else before it had told what it knows".into()),
@@ -124,16 +130,12 @@ impl Link {
     ///
     /// # Errors
     /// What is wrong with it or with the connection, in words.
-    pub async fn receive(&self, buffer: &mut Vec<u8>) -> Result<(Event, Vec<OwnedFd>), String> {
+    pub async fn receive(&self) -> Result<(Event, Vec<OwnedFd>), String> {
         loop {
             let mut ready = self.socket.readable().await.map_err(|error| error.to_string())?;
-            match recv(self.socket.as_fd(), buffer) {
-                Ok(Packet::Message(fds)) => {
-                    return wire::decode(buffer).map(|event| (event, fds)).map_err(|error| error.to_string());
-                }
-                Ok(Packet::End) => return Err("it has closed its connection".into()),
-                Err(error) if error.would_block() => ready.clear_ready(),
-                Err(error) => return Err(error.to_string()),
+            match BUFFER.with_borrow_mut(|buffer| receive_now(self.socket.as_fd(), buffer)) {
+                Some(received) => return received,
+                None => ready.clear_ready(),
             }
         }
     }
@@ -318,6 +320,16 @@ async fn open_socket(place: &Path) -> Result<OwnedFd, String> {
             Err(error) => return Err(format!("{}/{SOCKET_NAME}: {error}", place.display())),
         }
     }
+}
+
+/// The packet that is there, where there is one.
+fn receive_now(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Option<Result<(Event, Vec<OwnedFd>), String>> {
+    Some(match recv(socket, buffer) {
+        Ok(Packet::Message(fds)) => wire::decode(buffer).map(|event| (event, fds)).map_err(|error| error.to_string()),
+        Ok(Packet::End) => Err("it has closed its connection".into()),
+        Err(error) if error.would_block() => return None,
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 fn in_file(bytes: &[u8]) -> std::io::Result<OwnedFd> {

@@ -3,12 +3,15 @@ package host_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"code.cloudfoundry.org/garden"
 )
@@ -230,5 +233,28 @@ func TestServer(t *testing.T) {
 			t.Fatalf("%v: %s", err, said)
 		}
 		holds(t, string(said), "isolation", "state folder")
+	})
+}
+
+func TestDrain(t *testing.T) {
+	both(t, "a drained server refuses what is new as unavailable, and what there is can be used", func(t *testing.T, s *server) {
+		container := create(t, s, garden.ContainerSpec{})
+		must(t, s.command.Process.Signal(syscall.SIGUSR1))
+		var err error
+		for deadline := time.Now().Add(patience); err == nil; {
+			if time.Now().After(deadline) {
+				t.Fatal("SIGUSR1 did not drain it")
+			}
+			var late garden.Container
+			if late, err = s.Create(garden.ContainerSpec{}); err == nil {
+				must(t, s.Destroy(late.Handle()))
+			}
+		}
+		if !errors.As(err, new(garden.ServiceUnavailableError)) {
+			t.Fatalf("%T %v", err, err)
+		}
+		refused(t, err, "being drained", "another node")
+		must(t, s.Ping())
+		equal(t, "output", sh(t, container, "echo still here"), "still here\n")
 	})
 }

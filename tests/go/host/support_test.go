@@ -25,6 +25,7 @@ import (
 	"code.cloudfoundry.org/garden/client/connection"
 
 	"github.com/gardend/gardend/tests/go/harness"
+	"github.com/gardend/gardend/tests/go/harness/expect"
 )
 
 // patience bounds everything that a test waits for.
@@ -360,34 +361,15 @@ func isAlive(pid int) bool {
 	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+// What tests check with, by short names.
+var (
+	must    = expect.Must
+	holds   = expect.Holds
+	refused = expect.Refused
+)
 
+// equal is a function of its own: one of any type cannot be in a variable.
 func equal[T comparable](t *testing.T, what string, got, want T) {
 	t.Helper()
-	if got != want {
-		t.Fatalf("%s: got %#v, want %#v", what, got, want)
-	}
-}
-
-func holds(t *testing.T, text string, parts ...string) {
-	t.Helper()
-	for _, part := range parts {
-		if !strings.Contains(text, part) {
-			t.Fatalf("%q is not in %q", part, text)
-		}
-	}
-}
-
-// refused fails unless there is an error that names all the parts.
-func refused(t *testing.T, err error, parts ...string) {
-	t.Helper()
-	if err == nil {
-		t.Fatalf("was not refused (expected an error with %q)", parts)
-	}
-	holds(t, err.Error(), parts...)
+	expect.Equal(t, what, got, want)
 }

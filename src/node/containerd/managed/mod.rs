@@ -22,7 +22,7 @@ mod process;
 
 pub use install::settle;
 
-use super::cgroups::{TOP, open_to_join};
+use super::cgroups::{TOP, open_to_join, remove_joined};
 use super::connection::Connection;
 use super::labels::OwnerMark;
 use super::listening::{self, Expected};
@@ -208,6 +208,11 @@ impl Managed {
         self.stop.cancel();
         // It ends by itself within containerd's own deadlines.
         let _ = (&mut self.supervisor).await;
+        if let Some(group) = &self.places.group
+            && let Err(error) = remove_joined(group)
+        {
+            tracing::info!(%error, "the managed containerd's cgroup stays: shims of containers are in it");
+        }
     }
 }
 
