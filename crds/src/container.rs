@@ -299,11 +299,11 @@ pub enum BindOrigin {
 #[serde(rename_all = "camelCase")]
 pub struct DeclaredPort {
     /// In the container.
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(range(min = 1, max = 65535), extend("format" = "int32"))]
     pub container_port: u16,
     /// On the node; one of the node's own choice where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(range(min = 1, max = 65535), extend("format" = "int32"))]
     pub host_port: Option<u16>,
 }
 
