@@ -11,7 +11,7 @@ pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=gardend";
 #[command(
     after_help = "Runs in a pod whose service account may list pods, and get and create pods/exec, in that namespace: the \
                   chart's hook before it is uninstalled. Exits with 1 where something is left, or a node could not be reached.\n\n\
-                  Example:\n  gardend cleanup --namespace gardend --timeout 10m"
+                  Examples:\n  gardend cleanup --namespace gardend --timeout 10m"
 )]
 pub struct CleanupArgs {
     /// The namespace that gardend's pods are in
