@@ -104,7 +104,7 @@ chmod 0700 "$state/kube-apiserver.sh"
 
 give_up() {
   echo "start-apiserver.sh: $*" >&2
-  tail -20 "$state/log/etcd.log" "$state/log/kube-apiserver.log" >&2
+  tail -n 20 "$state/log/etcd.log" "$state/log/kube-apiserver.log" >&2
   "$(dirname "$0")/stop.sh" "$state"
   exit 1
 }
