@@ -148,6 +148,11 @@ fn processes_live_through_restarts_of_gardends_pod_of_containerd_and_of_kubelet(
         back.then_some(()).ok_or_else(|| node["status"].to_string())
     });
     assert_eq!(release.pod(), pod);
+    // It tells of the node before it has found the node's pods again.
+    eventually("kubelet knows its pods", || {
+        let exec = cluster.try_kubectl(&["exec", "-n", NAMESPACE, &pod.name, "--", "gardend", "ping"]);
+        exec.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&exec.stderr).into_owned())
+    });
     lives.go_on("a restart of kubelet");
     lives.end();
     release.uninstall_leaving_nothing(&left);
