@@ -25,8 +25,9 @@ const (
 	messageProperty = "gardend.message"
 	// fillMemory takes more memory than the limit, in a process that is killed for it.
 	fillMemory = "dd if=/dev/zero of=/dev/null bs=100M count=1"
-	// fillShm does the same with pages that outlive their writer.
-	fillShm = "dd if=/dev/zero of=/dev/shm/full bs=64k count=1000"
+	// fillShm does the same with pages that outlive their writer. What is next to run has the room of its buffer, which
+	// does not: the few pages of a small program alone are less than what each processor holds charged in advance.
+	fillShm = "dd if=/dev/zero of=/dev/shm/full bs=4M count=1000"
 )
 
 // limited asks for a container with these limits.
