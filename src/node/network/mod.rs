@@ -25,6 +25,7 @@ mod ruleset;
 pub(crate) mod seen;
 mod sysctl;
 mod table;
+mod text;
 mod watch;
 
 use crate::node::containerd::labels::OwnerMark;

@@ -18,6 +18,7 @@
 //! may still drop.
 
 use super::names::Names;
+use super::text::{BaseChain, NEIGHBOURS, REJECT, Set, Table};
 use crate::own;
 use gardend_controller::ports::{NodeError, NodeErrorKind};
 use ipnet::IpNet;
@@ -40,41 +41,19 @@ pub struct Policy {
     pub allow_host_access: bool,
 }
 
-/// The table as `nft` reads it. Sets that are there stay as they are, with all that is in them; every
-/// chain but the containers' own is filled anew, all in one transaction.
+/// The table as `nft` reads it.
 pub(super) fn text(names: &Names, policy: &Policy) -> String {
-    let table = format!("inet {}", names.table());
     let ours = format!("\"{}*\"", names.prefix());
-    let mut text = format!("add table {table}\n");
-    let mut line = |words: &str| {
-        text.push_str(words);
-        text.push('\n');
-    };
-    for (kind, name, definition) in SETS {
-        line(&format!("add {kind} {table} {name} {{ {definition} }}"));
-    }
-    for (name, hook) in BASE_CHAINS {
-        line(&format!("add chain {table} {name} {{ {hook}; policy accept; }}"));
-        line(&format!("flush chain {table} {name}"));
-    }
-    for name in CHAINS {
-        line(&format!("add chain {table} {name}"));
-        line(&format!("flush chain {table} {name}"));
-    }
-    let mut rule = |chain: &str, words: &str| line(&format!("add rule {table} {chain} {words}"));
+    let mut table = Table::new(names, &SETS, &[GUARD], &CHAINS);
+    let mut rule = |chain: &str, words: &str| table.rule(chain, words);
 
     rule("guard", &format!("iifname != {ours} accept"));
     for (family, sources) in [("ip", "sources4"), ("ip6", "sources6")] {
         let zone = format!("ct original zone set iifname . {family} saddr map @{sources}");
         rule("guard", &format!("{zone} meta mark set meta mark | {MARK:#x} accept"));
     }
-    rule("guard", &format!("ip6 hoplimit 255 icmpv6 type {NEIGHBOURS} accept"));
+    rule("guard", NEIGHBOURS);
     rule("guard", "drop");
-
-    for chain in ["ports", "ports_own"] {
-        rule(chain, "ip daddr != 127.0.0.0/8 fib daddr type local dnat ip to meta l4proto . th dport map @ports4");
-        rule(chain, "ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6");
-    }
 
     rule("forward", &format!("iifname {ours} goto from_container"));
     rule("forward", &format!("oifname {ours} goto to_container"));
@@ -83,15 +62,9 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
     rule("from_container", "ct state established,related accept");
     rule("from_container", &format!("oifname {ours} goto between"));
     rule("from_container", "iifname vmap @outlets");
-    if policy.deny_by_default {
-        rule("from_container", REJECT);
-    } else {
-        for network in &policy.deny_networks {
-            let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
-            rule("from_container", &format!("{family} daddr {} {REJECT}", network.trunc()));
-        }
-    }
+    table.deny("from_container", policy);
 
+    let mut rule = |chain: &str, words: &str| table.rule(chain, words);
     rule("between", "ip saddr . ip daddr @peers4 accept");
     rule("between", "iifname vmap @outlets");
     rule("between", REJECT);
@@ -110,7 +83,7 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
 
     rule("input", &format!("iifname != {ours} accept"));
     rule("input", "ct state established,related accept");
-    rule("input", &format!("ip6 hoplimit 255 icmpv6 type {NEIGHBOURS} accept"));
+    rule("input", NEIGHBOURS);
     if !policy.allow_host_access {
         rule("input", REJECT);
     }
@@ -119,38 +92,22 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
     rule("leave", &format!("iifname {ours} oifname {ours} ct status dnat masquerade"));
     rule("leave", &format!("oifname != {ours} ip saddr @containers4 masquerade"));
     rule("leave", &format!("oifname != {ours} ip6 saddr @containers6 masquerade"));
-    text
+    table.into_text()
 }
 
-pub(super) const REJECT: &str = "reject with icmpx type admin-prohibited";
-const NEIGHBOURS: &str = "{ nd-neighbor-solicit, nd-neighbor-advert }";
-
-/// Sets and maps by kind, name and definition. [`super::elements`] says what is in them.
-const SETS: [(&str, &str, &str); 10] = [
+const SETS: [Set; 6] = [
     ("map", "sources4", "typeof iifname . ip saddr : ct zone;"),
     ("map", "sources6", "typeof iifname . ip6 saddr : ct zone;"),
-    ("set", "containers4", "type ipv4_addr;"),
-    ("set", "containers6", "type ipv6_addr;"),
     ("set", "peers4", "type ipv4_addr . ipv4_addr; flags interval;"),
     ("map", "outlets", "type ifname : verdict;"),
-    ("map", "ports4", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
-    ("map", "ports6", "type inet_proto . inet_service : ipv6_addr . inet_service;"),
     ("set", "doors4", "type inet_proto . ipv4_addr . inet_service;"),
     ("set", "doors6", "type inet_proto . ipv6_addr . inet_service;"),
 ];
 
-/// Chains that the kernel calls, by name and place.
-const BASE_CHAINS: [(&str, &str); 6] = [
-    // Before connections are looked up.
-    ("guard", "type filter hook prerouting priority -310"),
-    ("ports", "type nat hook prerouting priority -100"),
-    ("ports_own", "type nat hook output priority -100"),
-    ("forward", "type filter hook forward priority -5"),
-    ("input", "type filter hook input priority -5"),
-    ("leave", "type nat hook postrouting priority 100"),
-];
+/// Before connections are looked up.
+const GUARD: BaseChain = ("guard", "type filter hook prerouting priority -310");
 
-/// Chains that these call.
+/// Chains that the kernel's call.
 const CHAINS: [&str; 4] = ["from_container", "between", "to_container", "door"];
 
 /// Has `nft` make the table what a text such as [`text`] says. Where an older gardend's table stands in the way it is

@@ -1,7 +1,7 @@
 //! The plugins of one attachment, one after the other: what each is told, and what becomes of answers.
 
 use super::config::{NetworkList, Plugin, Version};
-use super::plugin::{self, PluginError, Programs, Subject, Turn, Verb};
+use super::plugin::{self, Call, PluginError, Programs, Subject, Turn, Verb};
 use super::store::Attachment;
 use super::told::PORT_MAPPINGS;
 use crate::node::network::names::INSIDE;
@@ -94,7 +94,8 @@ impl Chain<'_> {
         };
         let stdin = execution(network, plugin, told, previous);
         let deadline = if verb == Verb::Del { self.plugins.undo_deadline } else { self.plugins.deadline };
-        plugin::call(&self.plugins.programs, plugin, verb, &subject, &stdin, deadline, self.turn).await
+        let call = Call { plugin, verb, subject, stdin, deadline };
+        plugin::call(&self.plugins.programs, &call, self.turn).await
     }
 }
 
@@ -125,7 +126,9 @@ pub(super) async fn collect(
     for plugin in &network.plugins {
         let mut stdin = execution(network, plugin, &BTreeMap::new(), None);
         stdin["cni.dev/valid-attachments"] = valid.clone().into();
-        let called = plugin::call(&plugins.programs, plugin, Verb::Gc, &nobody, &stdin, plugins.deadline, turn).await;
+        let (subject, deadline) = (nobody.clone(), plugins.deadline);
+        let call = Call { plugin, verb: Verb::Gc, subject, stdin, deadline };
+        let called = plugin::call(&plugins.programs, &call, turn).await;
         if let Err(error) = called {
             tracing::warn!(network = network.name, %error, "a plugin does not collect what nobody uses");
             failed.get_or_insert(error);

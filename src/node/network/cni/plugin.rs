@@ -183,29 +183,24 @@ fn has_open(process: &Path, file: &Metadata) -> bool {
     open.into_iter().any(|entry| std::fs::metadata(entry.path()).is_ok_and(same))
 }
 
-/// Calls a plugin; what it answered, `Null` for nothing.
-pub(super) async fn call(
-    programs: &Programs,
-    plugin: &Plugin,
-    verb: Verb,
-    subject: &Subject,
-    stdin: &Value,
-    deadline: Duration,
-    turn: &Turn,
-) -> Result<Value, PluginError> {
-    let called = run(programs, plugin, verb, subject, stdin, deadline, turn).await;
-    called.map_err(|reason| PluginError { plugin: plugin.kind.clone(), verb, reason })
+/// What a plugin is asked.
+pub(super) struct Call<'a> {
+    pub(super) plugin: &'a Plugin,
+    pub(super) verb: Verb,
+    pub(super) subject: Subject,
+    pub(super) stdin: Value,
+    pub(super) deadline: Duration,
 }
 
-async fn run(
-    programs: &Programs,
-    plugin: &Plugin,
-    verb: Verb,
-    subject: &Subject,
-    stdin: &Value,
-    deadline: Duration,
-    turn: &Turn,
-) -> Result<Value, Reason> {
+/// Calls a plugin; what it answered, `Null` for nothing.
+pub(super) async fn call(programs: &Programs, call: &Call<'_>, turn: &Turn) -> Result<Value, PluginError> {
+    let called = run(programs, call, turn).await;
+    called.map_err(|reason| PluginError { plugin: call.plugin.kind.clone(), verb: call.verb, reason })
+}
+
+async fn run(programs: &Programs, call: &Call<'_>, turn: &Turn) -> Result<Value, Reason> {
+    let Call { plugin, verb, subject, stdin, deadline } = call;
+    let (verb, deadline) = (*verb, *deadline);
     let missing = || {
         let folders = programs.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>();
         Reason::Missing(folders.join(", "))
@@ -272,10 +267,11 @@ pub(super) async fn versions(
     turn: &Turn,
 ) -> Result<Vec<String>, PluginError> {
     // Some look at these before they look at the command.
-    let nobody =
+    let subject =
         Subject { container: "version".into(), netns: "/dev/null".into(), interface: "eth0", args: String::new() };
     let stdin = serde_json::json!({ "cniVersion": "1.0.0" });
-    let answer = call(programs, plugin, Verb::Version, &nobody, &stdin, deadline, turn).await?;
+    let version = Call { plugin, verb: Verb::Version, subject, stdin, deadline };
+    let answer = call(programs, &version, turn).await?;
     let listed = answer.get("supportedVersions").and_then(Value::as_array);
     let listed = listed.ok_or_else(|| {
         let reason = Reason::Garbage("it has no \"supportedVersions\"".to_owned());

@@ -15,47 +15,23 @@ use super::store::Attachment;
 use crate::node::network::elements::{self as of_tables, Element, Value};
 use crate::node::network::filter::Part;
 use crate::node::network::names::{self, Names};
-use crate::node::network::ruleset::{Policy, REJECT};
+use crate::node::network::ruleset::Policy;
+use crate::node::network::text::{NEIGHBOURS, REJECT, Set, Table};
 use gardend_controller::ports::NetworkWanted;
 use std::net::IpAddr;
 
 /// All sets.
 pub(super) const SETS: [&str; 6] = ["containers4", "containers6", "outlets4", "outlets6", "ports4", "ports6"];
 
-const DEFINITIONS: [(&str, &str, &str); 6] = [
-    ("set", "containers4", "type ipv4_addr;"),
-    ("set", "containers6", "type ipv6_addr;"),
-    ("map", "outlets4", "type ipv4_addr : verdict;"),
-    ("map", "outlets6", "type ipv6_addr : verdict;"),
-    ("map", "ports4", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
-    ("map", "ports6", "type inet_proto . inet_service : ipv6_addr . inet_service;"),
-];
-
-const BASE_CHAINS: [(&str, &str); 5] = [
-    ("ports", "type nat hook prerouting priority -100"),
-    ("ports_own", "type nat hook output priority -100"),
-    ("forward", "type filter hook forward priority -5"),
-    ("input", "type filter hook input priority -5"),
-    ("leave", "type nat hook postrouting priority 100"),
-];
+const OUTLETS: [Set; 2] =
+    [("map", "outlets4", "type ipv4_addr : verdict;"), ("map", "outlets6", "type ipv6_addr : verdict;")];
 
 const CHAINS: [&str; 2] = ["from_container", "to_node"];
 
-/// The table as `nft` reads it; made as `ruleset` has it.
+/// The table as `nft` reads it.
 pub(super) fn text(names: &Names, policy: &Policy) -> String {
-    let table = format!("inet {}", names.table());
-    let mut lines = vec![format!("add table {table}")];
-    lines.extend(DEFINITIONS.map(|(kind, name, definition)| format!("add {kind} {table} {name} {{ {definition} }}")));
-    let base = BASE_CHAINS.map(|(name, hook)| (name, format!(" {{ {hook}; policy accept; }}")));
-    for (name, hook) in base.into_iter().chain(CHAINS.map(|name| (name, String::new()))) {
-        lines.push(format!("add chain {table} {name}{hook}"));
-        lines.push(format!("flush chain {table} {name}"));
-    }
-    let mut rule = |chain: &str, words: &str| lines.push(format!("add rule {table} {chain} {words}"));
-    for chain in ["ports", "ports_own"] {
-        rule(chain, "ip daddr != 127.0.0.0/8 fib daddr type local dnat ip to meta l4proto . th dport map @ports4");
-        rule(chain, "ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6");
-    }
+    let mut table = Table::new(names, &OUTLETS, &[], &CHAINS);
+    let mut rule = |chain: &str, words: &str| table.rule(chain, words);
     for (chain, to) in [("forward", "from_container"), ("input", "to_node")] {
         rule(chain, "ct state established,related accept");
         rule(chain, &format!("ip saddr @containers4 goto {to}"));
@@ -63,21 +39,15 @@ pub(super) fn text(names: &Names, policy: &Policy) -> String {
     }
     rule("from_container", "ip saddr vmap @outlets4");
     rule("from_container", "ip6 saddr vmap @outlets6");
-    if policy.deny_by_default {
-        rule("from_container", REJECT);
-    }
-    for network in &policy.deny_networks {
-        let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
-        rule("from_container", &format!("{family} daddr {} {REJECT}", network.trunc()));
-    }
+    table.deny("from_container", policy);
+    let mut rule = |chain: &str, words: &str| table.rule(chain, words);
     if !policy.allow_host_access {
-        rule("to_node", "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept");
+        rule("to_node", NEIGHBOURS);
         rule("to_node", REJECT);
     }
     rule("leave", "ip saddr @containers4 ip daddr @containers4 ct status dnat masquerade");
     rule("leave", "ip6 saddr @containers6 ip6 daddr @containers6 ct status dnat masquerade");
-    lines.push(String::new());
-    lines.join("\n")
+    table.into_text()
 }
 
 /// Whether what an operator denies can be kept only where packets pass the node.
