@@ -109,6 +109,11 @@ impl Controller {
         Ok(())
     }
 
+    /// Whether the node is being drained: nothing new is made on it.
+    pub fn draining(&self) -> bool {
+        self.shared.state().drain.is_some()
+    }
+
     /// How far it is.
     pub fn drain_view(&self) -> DrainView {
         let state = self.shared.state();

@@ -10,8 +10,11 @@ pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=gardend";
 #[derive(Debug, Args)]
 #[command(
     after_help = "Runs in a pod whose service account may list pods, and get and create pods/exec, in that namespace: the \
-                  chart's hook before it is uninstalled. Exits with 1 where something is left, or a node could not be reached.\n\n\
-                  Examples:\n  gardend cleanup --namespace gardend --timeout 10m"
+                  chart's hook before it is uninstalled. Exits with 1 where something is left, or a node could not be reached. \
+                  With --release it is the hook afterwards, whose service account may list pods in that namespace, and list and \
+                  patch GardenContainers.\n\n\
+                  Examples:\n  gardend cleanup --namespace gardend --timeout 10m\n  \
+                  gardend cleanup --namespace gardend --release shop,bank"
 )]
 pub struct CleanupArgs {
     /// The namespace that gardend's pods are in
@@ -21,6 +24,11 @@ pub struct CleanupArgs {
     /// Labels of gardend's pods
     #[arg(long, value_name = "SELECTOR", default_value = SELECTOR)]
     pub selector: String,
+
+    /// Destroy nothing: wait until no pod of gardend's is left, and let the objects that declare containers in these
+    /// namespaces go without it from then on
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
+    pub release: Vec<String>,
 
     /// How long it may take altogether
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]

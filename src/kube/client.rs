@@ -162,7 +162,7 @@ pub(super) fn trouble(error: &kube::Error) -> Trouble {
 }
 
 /// The whole chain on one line, each cause once.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

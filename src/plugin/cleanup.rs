@@ -1,6 +1,7 @@
-//! `gardend cleanup`: every gardend of a release drained with all that it has, before the release goes.
+//! `gardend cleanup`: every gardend of a release drained with all that it has, before the release goes;
+//! and objects that declare containers let go, after it went.
 //!
-//! Runs in the cluster, as the chart's hook. A node is asked again while it cannot be reached and there
+//! Runs in the cluster, as the chart's hooks. A node is asked again while it cannot be reached and there
 //! is time; draining one twice changes nothing.
 
 use super::args::Line;
@@ -8,6 +9,7 @@ use super::cluster::Cluster;
 use super::exec::ExecError;
 use super::nodes::{GardendPod, State};
 use super::ps::by_node;
+use super::release::release;
 use crate::cli::CleanupArgs;
 use crate::cli::client::DrainStand;
 use crate::cli::drain::left;
@@ -44,6 +46,10 @@ pub async fn cleanup(args: CleanupArgs) -> ExitCode {
 async fn clean(args: CleanupArgs) -> Result<ExitCode, Failure> {
     let cluster = &Cluster::in_pod(args.namespace.clone(), args.selector.clone())?;
     let deadline = Instant::now() + args.timeout;
+    if !args.release.is_empty() {
+        release(cluster, &args.release, deadline).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let pods = by_node(cluster.pods().await?);
     if pods.is_empty() {
         note(&format!(

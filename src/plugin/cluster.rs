@@ -46,7 +46,7 @@ impl Cluster {
 
     /// Objects of containers; `None` where the cluster knows of none such.
     pub(super) async fn objects(&self) -> Result<Option<Vec<GardenContainer>>, Failure> {
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = ListParams::default();
         if let Some(node) = &self.node {
             params = params.fields(&format!("spec.nodeName={node}"));
         }
@@ -64,7 +64,7 @@ impl Cluster {
     }
 
     async fn pods_of(&self, node: Option<&str>) -> Result<Vec<GardendPod>, Failure> {
-        let mut params = ListParams::default().limit(PAGE).labels(&self.selector);
+        let mut params = ListParams::default().labels(&self.selector);
         if let Some(node) = node {
             params = params.fields(&format!("spec.nodeName={node}"));
         }
@@ -127,7 +127,7 @@ impl Cluster {
     /// Events of a container's object.
     pub(super) async fn events(&self, object: &str) -> Result<Vec<Event>, Failure> {
         let of_object = format!("involvedObject.kind=GardenContainer,involvedObject.name={object}");
-        let params = ListParams::default().limit(PAGE).fields(&of_object);
+        let params = ListParams::default().fields(&of_object);
         list(&Api::namespaced(self.client.clone(), &self.namespace), params)
             .await
             .map_err(|error| Failure::Words(kubeconfig::words(&error)))
@@ -135,11 +135,12 @@ impl Cluster {
 }
 
 /// All of a list, page by page.
-async fn list<K>(api: &Api<K>, mut params: ListParams) -> Result<Vec<K>, Error>
+pub(super) async fn list<K>(api: &Api<K>, mut params: ListParams) -> Result<Vec<K>, Error>
 where
     K: Clone + DeserializeOwned + Debug,
 {
     let mut all = Vec::new();
+    params = params.limit(PAGE);
     loop {
         let page = timeout(DEADLINE, api.list(&params)).await.unwrap_or_else(|_| Err(silent()))?;
         all.extend(page.items);

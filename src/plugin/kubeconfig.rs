@@ -2,6 +2,7 @@
 
 use super::args::Access;
 use crate::cli::outcome::Failure;
+use crate::kube::causes;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Error};
 use std::time::Duration;
@@ -58,20 +59,6 @@ pub(super) fn words(error: &Error) -> String {
         Error::Api(status) => format!("the API server refuses: {} (status {})", status.message, status.code),
         error => format!("cannot reach the API server: {}", causes(error)),
     }
-}
-
-/// The whole chain on one line, each cause once.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_words = cause.to_string();
-        if !words.contains(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        next = cause.source();
-    }
-    words
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod exec;
 mod kubeconfig;
 mod nodes;
 mod ps;
+mod release;
 mod resolve;
 mod session;
 mod status;

@@ -11,6 +11,7 @@
 mod cli_support;
 mod cluster;
 mod concourse;
+mod declared;
 mod garden;
 mod managed;
 mod node;

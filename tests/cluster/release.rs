@@ -57,7 +57,17 @@ impl<'a> Release<'a> {
     }
 
     pub fn uninstall(&self) {
+        self.helm_uninstall();
+        self.forget();
+    }
+
+    /// The release alone; its namespace stays.
+    pub fn helm_uninstall(&self) {
         self.helm(&["uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "120s"]);
+    }
+
+    /// The namespace of a release that is gone.
+    pub fn forget(&self) {
         self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=180s"]);
     }
 

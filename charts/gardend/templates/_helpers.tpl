@@ -93,3 +93,55 @@ kube: "off"
 {{- define "gardend.probeHost" -}}
 {{- if not (has .Values.metrics.host (list "0.0.0.0" "::")) }}, host: {{ .Values.metrics.host | quote }}{{ end }}
 {{- end }}
+
+{{/* What every object of a hook's has, but the job itself, which stays for who reads its log where it failed. Takes root, name, event. */}}
+{{- define "gardend.hookMetadata" -}}
+name: {{ .name }}
+labels: {{- include "gardend.labels" .root | nindent 2 }}
+annotations:
+  helm.sh/hook: {{ .event }}
+  helm.sh/hook-weight: "-1"
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}
+
+{{/* `gardend cleanup` as a job. Takes root, name, event, args. */}}
+{{- define "gardend.cleanupJob" -}}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels: {{- include "gardend.labels" .root | nindent 4 }}
+  annotations:
+    helm.sh/hook: {{ .event }}
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+spec:
+  backoffLimit: 0
+  activeDeadlineSeconds: {{ add .root.Values.cleanup.timeoutSeconds 60 }}
+  template:
+    metadata:
+      labels:
+        app.kubernetes.io/name: gardend-cleanup
+        app.kubernetes.io/instance: {{ .root.Release.Name }}
+    spec:
+      serviceAccountName: {{ .name }}
+      automountServiceAccountToken: true
+      restartPolicy: Never
+      tolerations: {{- toYaml .root.Values.tolerations | nindent 8 }}
+      {{- include "gardend.pullSecrets" .root | nindent 6 }}
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
+      containers:
+        - name: cleanup
+          image: {{ include "gardend.image" .root }}
+          imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+          args:
+            - cleanup
+            - --namespace={{ .root.Release.Namespace }}
+            - --selector=app.kubernetes.io/name=gardend,app.kubernetes.io/instance={{ .root.Release.Name }}
+            - --timeout={{ .root.Values.cleanup.timeoutSeconds }}s
+            {{- range .args }}
+            - {{ . }}
+            {{- end }}
+          securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+          resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}}
+{{- end }}

@@ -344,12 +344,13 @@ impl Declarer {
     /// Begins the next step for one, where none is under way.
     fn act(&mut self, name: &str, now: Instant) {
         let current = self.controller.declared_as(&self.namespace, name);
+        let drained = self.controller.draining();
         let Some(entry) = self.entries.get_mut(name) else { return };
         entry.due = None;
         if entry.works {
             return;
         }
-        let step = step(entry.object.as_ref(), current.as_ref());
+        let step = step(entry.object.as_ref(), current.as_ref(), drained);
         match step {
             Step::Rest if entry.object.is_none() => {
                 self.entries.remove(name);

@@ -29,8 +29,9 @@ pub(super) enum Step {
     Recreate(Vec<&'static str>),
 }
 
-/// The next one.
-pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredContainer>) -> Step {
+/// The next one. On a node that is being `drained` nothing new is made, and an object whose container
+/// is gone does not wait for the node meanwhile: it may not come back.
+pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredContainer>, drained: bool) -> Step {
     let Some(object) = object else {
         return current.map_or(Step::Rest, |current| Step::Destroy(current.declaration.by.clone()));
     };
@@ -39,6 +40,7 @@ pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredCo
         return match (is_leaving, is_kept(object)) {
             (true, true) => Step::Release,
             (true, false) => Step::Rest,
+            (false, true) if drained => Step::Release,
             (false, _) => Step::Make,
         };
     };
@@ -136,28 +138,33 @@ mod tests {
         let declared = object(1, "docker:///busybox");
         let made = container(&declared);
         let destroy = Step::Destroy(by(&declared));
-        assert_eq!(step(None, None), Step::Rest);
-        assert_eq!(step(None, Some(&made)), destroy);
-        assert_eq!(step(Some(&declared), None), Step::Make);
-        assert_eq!(step(Some(&declared), Some(&made)), Step::Rest);
-        assert_eq!(step(Some(&declared), Some(&DeclaredContainer { made: false, ..made.clone() })), Step::Wait);
-        assert_eq!(step(Some(&declared), Some(&DeclaredContainer { going: true, ..made.clone() })), destroy);
-        assert_eq!(step(Some(&object(2, "docker:///busybox")), Some(&made)), Step::Change);
-        assert_eq!(step(Some(&object(2, "docker:///alpine")), Some(&made)), Step::Recreate(vec!["image"]));
+        assert_eq!(step(None, None, false), Step::Rest);
+        assert_eq!(step(None, Some(&made), false), destroy);
+        assert_eq!(step(Some(&declared), None, false), Step::Make);
+        assert_eq!(step(Some(&declared), Some(&made), false), Step::Rest);
+        assert_eq!(step(Some(&declared), Some(&DeclaredContainer { made: false, ..made.clone() }), false), Step::Wait);
+        assert_eq!(step(Some(&declared), Some(&DeclaredContainer { going: true, ..made.clone() }), false), destroy);
+        assert_eq!(step(Some(&object(2, "docker:///busybox")), Some(&made), false), Step::Change);
+        assert_eq!(step(Some(&object(2, "docker:///alpine")), Some(&made), false), Step::Recreate(vec!["image"]));
+
+        let drained = |object, container| step(Some(object), container, true);
+        let mut freed = declared.clone();
+        freed.metadata.finalizers = None;
+        assert_eq!(drained(&declared, Some(&made)), Step::Rest, "what there is stays until the drain destroys it");
+        assert_eq!(drained(&declared, None), Step::Release, "the node may not come back");
+        assert_eq!(drained(&freed, None), Step::Make, "and is refused, for who looks");
+        assert_eq!(step(Some(&freed), Some(&made), false), Step::Keep);
 
         let mut another = declared.clone();
         another.metadata.uid = Some("u2".into());
-        assert_eq!(step(Some(&another), Some(&made)), destroy, "it is of one that is gone");
-        let mut freed = declared.clone();
-        freed.metadata.finalizers = None;
-        assert_eq!(step(Some(&freed), Some(&made)), Step::Keep);
+        assert_eq!(step(Some(&another), Some(&made), false), destroy, "it is of one that is gone");
         let mut leaving = declared;
         leaving.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
-        assert_eq!(step(Some(&leaving), Some(&made)), destroy);
-        assert_eq!(step(Some(&leaving), None), Step::Release);
+        assert_eq!(step(Some(&leaving), Some(&made), false), destroy);
+        assert_eq!(step(Some(&leaving), None, false), Step::Release);
         leaving.metadata.finalizers = None;
-        assert_eq!(step(Some(&leaving), None), Step::Rest);
+        assert_eq!(step(Some(&leaving), None, false), Step::Rest);
     }
 
     #[test]

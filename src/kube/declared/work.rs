@@ -69,7 +69,7 @@ impl Worker {
 
     async fn make(&self, object: GardenContainer) -> Result<Option<GardenContainer>, Failure> {
         // All that can be refused before the object is touched.
-        if self.controller.view_node().draining {
+        if self.controller.draining() {
             return Err(Error::Draining.into());
         }
         let spec = &object.spec;
@@ -145,7 +145,7 @@ impl Worker {
         fields: &[&'static str],
     ) -> Result<Option<GardenContainer>, Failure> {
         // What runs is not given up for what is known not to come after it.
-        if self.controller.view_node().draining {
+        if self.controller.draining() {
             return Err(Error::Draining.into());
         }
         wanted::image(&object.spec)?;
