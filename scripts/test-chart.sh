@@ -72,6 +72,7 @@ refused "nodeSelector/role" --set nodeSelector.role=1
 refused "crds/keep" --set-string crds.keep=true
 refused "containers/memoryMax" --set containers.memoryMax=much
 refused "containers/cpuMax" --set containers.cpuMax=-1
+refused "containers/cpuMax" --set containers.cpuMax=1.5cores
 refused "kubeletDir" --set kubeletDir=kubelet
 refused "config.listen" --set-json 'config.listen=["127.0.0.1:7777"]'
 refused "config/max-containers" --set config.max-containers=many
@@ -86,7 +87,7 @@ refused "1.31" --kube-version 1.31
 render >"$scratch/plain.yaml"
 render --set mirror.enabled=false,crds.enabled=false,containerd.mode=managed >"$scratch/alone.yaml"
 everything=(--set 'declared.enabled=true,declared.namespaces={shop,bank}' --set cleanup.enabled=true,drain.onStop=true,metrics.podMonitor.enabled=true,metrics.rules.enabled=true
-  --set metrics.dashboard.enabled=true,crds.keep=false,garden.socketGroup=4711,config.max-containers=500
+  --set metrics.dashboard.enabled=true,crds.keep=false,garden.socketGroup=4711,containers.cpuMax=3.5,config.max-containers=500
   --set garden.tls.secretName=cert,garden.tls.clientCertificates=true,garden.tls.tokenSecretName=tokens
   --set 'image.pullSecrets={one},tolerations[0].operator=Exists,podLabels.a=b,podAnnotations.c=d'
   "$(listen '["unix:///run/gardend/garden.sock","127.0.0.1:7777","[::1]:7777","tls://[::]:7778"]')")

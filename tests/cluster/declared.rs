@@ -5,6 +5,8 @@ use crate::garden::{self, garden, gardend};
 use crate::node::{Left, Running};
 use crate::release::{NAMESPACE, Release};
 use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
 
 const NAME: &str = "web";
 /// What Garden clients call it.
@@ -53,7 +55,8 @@ fn is_well(object: &Value) -> bool {
 
 /// Its process as kubectl shows it, by the pid that the node has for it.
 fn process(object: &Value) -> (u32, i64) {
-    let process = &object["status"]["processes"][0];
+    let mut all = object["status"]["processes"].as_array().into_iter().flatten();
+    let process = all.find(|process| process["id"] == "main").unwrap_or_else(|| panic!("no main: {object}"));
     let number = |field: &str| process[field].as_i64().unwrap_or_else(|| panic!("{field}: {process}"));
     (u32::try_from(number("pid")).expect("a pid"), number("restarts"))
 }
@@ -62,11 +65,21 @@ fn finalizers(object: &Value) -> &Value {
     &object["metadata"]["finalizers"]
 }
 
-/// What a bound of all containers together is on the node.
-fn bound(file_v1: &str, file_v2: &str) -> String {
-    let (v1, v2) = (format!("/sys/fs/cgroup/{file_v1}"), format!("/sys/fs/cgroup/{file_v2}"));
-    let read = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2));
-    read.expect("gardend has a group on the node").trim().to_owned()
+/// What the groups that a process is in, from the top, allow of something.
+fn bounds(one: &Running, hierarchy_v1: &str, file_v1: &str, file_v2: &str) -> Vec<String> {
+    let (tops, files) = (["/sys/fs/cgroup".to_owned(), format!("/sys/fs/cgroup/{hierarchy_v1}")], [file_v2, file_v1]);
+    let group = one.cgroup();
+    let mut groups: Vec<&str> = Path::new(&group).ancestors().filter_map(Path::to_str).collect();
+    groups.reverse();
+    let read = |group: &&str| {
+        let mut found = tops.iter().zip(files).map(|(top, file)| fs::read_to_string(format!("{top}{group}/{file}")));
+        found.find_map(Result::ok).map(|text| text.trim().to_owned())
+    };
+    groups.iter().filter_map(read).collect()
+}
+
+fn memory(one: &Running) -> Vec<String> {
+    bounds(one, "memory", "memory.limit_in_bytes", "memory.max")
 }
 
 #[test]
@@ -75,10 +88,6 @@ fn a_container_that_kubectl_declares_is_kept_as_declared_and_an_uninstall_strand
     let before = Left::on(&cluster);
     let release =
         Release::install(&cluster, &["declared.enabled=true", "containers.memoryMax=3GiB", "containers.cpuMax=1.5"]);
-    let memory = bound("memory/gardend/memory.limit_in_bytes", "gardend/memory.max");
-    assert_eq!(memory, (3_u64 << 30).to_string());
-    assert!(bound("cpu/gardend/cpu.cfs_quota_us", "gardend/cpu.max").starts_with("150000"));
-
     let root = garden::rootfs(HANDLE);
     cluster.apply(&manifest(&root, 64 << 20, "one"));
     cluster.kubectl(&["wait", "--for=condition=Ready", "-n", NAMESPACE, "gctr/web", "--timeout=120s"]);
@@ -86,6 +95,10 @@ fn a_container_that_kubectl_declares_is_kept_as_declared_and_an_uninstall_strand
     let running = Running::with(MARK);
     assert_eq!(running.iter().map(|one| one.pid).collect::<Vec<_>>(), [process(&made).0]);
     assert_eq!(finalizers(&made), &json!(["gardend.dev/declared"]));
+    let together = (3_u64 << 30).to_string();
+    assert!(memory(&running[0]).contains(&together), "{:?}", memory(&running[0]));
+    let processors = bounds(&running[0], "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(processors.iter().any(|bound| bound.starts_with("150000")), "{processors:?}");
 
     // Garden clients use it, and do not end it.
     assert_eq!(garden(&["run", HANDLE, "--", "/bin/sh", "-c", "echo $WORD"]), "one\n");
@@ -97,15 +110,13 @@ fn a_container_that_kubectl_declares_is_kept_as_declared_and_an_uninstall_strand
     cluster.apply(&manifest(&root, 96 << 20, "one"));
     shows(&cluster, "the limit is in force", is_well);
     assert_eq!(Running::with(MARK), running, "what runs goes on");
-    let group = running[0].cgroup();
-    let limit = bound(&format!("memory{group}/memory.limit_in_bytes"), &format!("{group}/memory.max"));
-    assert_eq!(limit, (96_u64 << 20).to_string(), "{group}");
+    assert!(memory(&running[0]).contains(&(96_u64 << 20).to_string()), "{:?}", memory(&running[0]));
     cluster.apply(&manifest(&root, 96 << 20, "two"));
     let again = shows(&cluster, "another environment is in force", is_well);
     assert_ne!(again["status"]["uid"], made["status"]["uid"]);
     assert_eq!(garden(&["run", HANDLE, "--", "/bin/sh", "-c", "echo $WORD"]), "two\n");
 
-    // Its process is started again, also by a gardend that was not there when it ended.
+    // Its process is started again.
     garden(&["run", HANDLE, "--", "/bin/busybox", "killall", "-9", "sh"]);
     shows(&cluster, "the process runs again", |object| is_well(object) && process(object).1 == 1);
 
@@ -119,10 +130,7 @@ fn a_container_that_kubectl_declares_is_kept_as_declared_and_an_uninstall_strand
     let release = Release::install(&cluster, &["declared.enabled=true", "cleanup.enabled=true"]);
     let kept = shows(&cluster, "it is kept again", |object| is_well(object) && finalizers(object).is_array());
     assert_eq!((Running::with(MARK), process(&kept).0), (running.clone(), running[0].pid));
-    assert!(
-        bound("memory/gardend/memory.limit_in_bytes", "gardend/memory.max") != memory,
-        "the bound is not wished any more"
-    );
+    assert!(!memory(&running[0]).contains(&together), "a bound that is not wished any more goes");
     cluster.kubectl(&["delete", "gctr", "-n", NAMESPACE, NAME, "--timeout=120s"]);
     assert_eq!(Running::with(MARK), []);
     cluster.apply(&manifest(&root, 64 << 20, "three"));
