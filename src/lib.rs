@@ -13,3 +13,4 @@ pub mod node;
 pub mod own;
 pub mod plugin;
 pub mod telemetry;
+mod words;

@@ -2,6 +2,7 @@
 
 use super::names::NodeName;
 use crate::own;
+use crate::words::causes;
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use std::future::Future;
@@ -159,18 +160,4 @@ pub(super) fn trouble(error: &kube::Error) -> Trouble {
         401 => away(message),
         _ => Trouble::Refused(message),
     }
-}
-
-/// The whole chain on one line, each cause once.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_words = cause.to_string();
-        if !words.contains(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        next = cause.source();
-    }
-    words
 }

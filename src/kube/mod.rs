@@ -29,7 +29,6 @@ mod options;
 mod review;
 mod shown;
 
-pub(crate) use client::causes;
 pub use client::{ConnectError, Place, connect};
 pub use gardend_crds::Versions;
 pub use gauges::{Figures, Gauges};

@@ -2,7 +2,7 @@
 
 use super::args::Access;
 use crate::cli::outcome::Failure;
-use crate::kube::causes;
+use crate::words::causes;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Error};
 use std::time::Duration;
