@@ -199,12 +199,12 @@ async fn what_cannot_be_made_says_why_and_nothing_is_half_made() {
 
     // No object waits for a node that has nothing of it any more, and may not come back.
     world.controller.drain(gardend_controller::Drain::Destroy).await.unwrap();
-    for name in ["late", "good"] {
+    for name in ["late", "refused"] {
         object(&world, name, |object| is("Ready", "Draining")(object) && object.metadata.finalizers.is_none()).await;
     }
     world.kubectl(&["delete", "gctr", "late", "--timeout=60s"]);
     world.controller.undrain().await.unwrap();
-    object(&world, "good", |object| is_ready(object) && object.metadata.finalizers.is_some()).await;
+    object(&world, "refused", |object| is_ready(object) && object.metadata.finalizers.is_some()).await;
     world.kubectl(&["delete", "gctr", "--all", "--timeout=60s"]);
     world.stop().await;
 }

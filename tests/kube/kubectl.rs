@@ -114,7 +114,15 @@ async fn a_node_is_listed_with_what_it_has_and_can_have() {
     let node = world.node().to_owned();
     world
         .eventually("the node tells of both", async |world: &World| {
-            let row = table(&world.kubectl(&["get", "gnode", world.node(), "-o", "wide", "--no-headers"]));
+            let row = table(&world.kubectl(&[
+                "get",
+                "gnode",
+                world.node(),
+                "-o",
+                "wide",
+                "--no-headers",
+                "--ignore-not-found",
+            ]));
             let wanted = format!("{} True 0.0.1 2 250 false AGE 2.0.0 runc 1.2.3 6.1.0", world.node());
             (row == [wanted]).then_some(()).ok_or_else(|| format!("{row:?}"))
         })
