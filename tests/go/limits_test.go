@@ -273,7 +273,7 @@ func TestMemoryLimit(t *testing.T) {
 			}
 			equal(t, "status", wait(t, process), 137)
 		}
-		awaitOoms(t, container, 3, patience)
+		awaitOoms(t, container, 3, 5*time.Second)
 		info, err := container.Info()
 		must(t, err)
 		equal(t, "state", info.State, "active")
@@ -329,7 +329,7 @@ func TestOutOfMemory(t *testing.T) {
 	behaviour(t, "a child that is killed is told of, though its parent goes on", func(t *testing.T) {
 		container := memoryLimited(t)
 		process := start(t, container, shell(fillMemory+"; exec sleep 1000"), garden.ProcessIO{})
-		awaitOoms(t, container, 1, patience)
+		awaitOoms(t, container, 1, 5*time.Second)
 		must(t, process.Signal(garden.SignalKill))
 		wait(t, process)
 		equal(t, "events", ooms(t, container), 1)

@@ -34,9 +34,6 @@ import (
 // patience bounds everything that a test waits for and that does not say otherwise.
 const patience = 30 * time.Second
 
-// soon is less than a stop waits for processes by default, and more than a busy machine stands still.
-const soon = 8 * time.Second
-
 // poolSize is how many blank places of a kind the suite's server keeps ready.
 const poolSize = 2
 

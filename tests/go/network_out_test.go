@@ -286,7 +286,7 @@ func TestRulesOut(t *testing.T) {
 		rules = append(rules, garden.NetOutRule{Protocol: garden.ProtocolTCP, Networks: only(harness.Denied), Ports: ports(harness.Port, harness.Port)})
 		begin := time.Now()
 		must(t, container.BulkNetOut(rules))
-		if took := time.Since(begin); took > soon {
+		if took := time.Since(begin); took > 5*time.Second {
 			t.Errorf("1001 rules took %v", took)
 		}
 		reaches(t, container, tcp(harness.Denied, harness.Port))

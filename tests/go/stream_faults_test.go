@@ -60,7 +60,7 @@ func TestStreamFaults(t *testing.T) {
 		_, done := half(t, container, "/to")
 		begin := time.Now()
 		must(t, gard.Destroy(container.Handle()))
-		if took := time.Since(begin); took > soon {
+		if took := time.Since(begin); took > 5*time.Second {
 			t.Fatalf("took %v", took)
 		}
 		if err := answered(t, done); err == nil {
@@ -158,7 +158,7 @@ func TestStreamFaults(t *testing.T) {
 		must(t, err)
 		begin := time.Now()
 		must(t, container.Stop(false))
-		if took := time.Since(begin); took > soon {
+		if took := time.Since(begin); took > 5*time.Second {
 			t.Fatalf("took %v", took)
 		}
 		_, err = writer.Write(stream[1000:])
@@ -184,7 +184,7 @@ func TestStreamFaults(t *testing.T) {
 		_, err = writer.Write(stream[512:])
 		must(t, errors.Join(err, writer.Close()))
 		must(t, answered(t, done))
-		eventually(t, patience, func() error {
+		eventually(t, 15*time.Second, func() error {
 			if listed(t, container.Handle()) {
 				return errors.New("still there")
 			}
