@@ -109,15 +109,15 @@ fn mounts_in_one_another_all_show_whatever_their_order() {
         let spec = with_binds(
             raw(&root),
             vec![
-                bind(&innermost, "/work/inner/most", ReadWrite),
-                bind(&inner, "/work/inner", ReadWrite),
-                bind(&outer, "/work", ReadWrite),
+                bind(&innermost, "/data/inner/most", ReadWrite),
+                bind(&inner, "/data/inner", ReadWrite),
+                bind(&outer, "/data", ReadWrite),
             ],
         );
         let place = world.furnish(&node, "one", &spec).unwrap();
-        assert_eq!(place.read("/work/file"), "outer");
-        assert_eq!(place.read("/work/inner/file"), "inner");
-        assert_eq!(place.read("/work/inner/most/file"), "innermost");
+        assert_eq!(place.read("/data/file"), "outer");
+        assert_eq!(place.read("/data/inner/file"), "inner");
+        assert_eq!(place.read("/data/inner/most/file"), "innermost");
         assert!(outer.join("inner").is_dir(), "the mount point is made in the outer volume");
     });
 }

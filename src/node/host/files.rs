@@ -268,9 +268,9 @@ mod tests {
         let world = World::new();
         let (outer, inner) = (world.volume("outer"), world.volume("inner"));
         // As clients give them: in any order.
-        world.furnish(vec![bind(&inner, "/work/in"), bind(&outer, "/work"), bind(&outer, "../opt/x")]).await.unwrap();
-        assert_eq!(fs::read_to_string(world.path("/work/name")).unwrap(), "outer");
-        assert_eq!(fs::read_to_string(world.path("/work/in/name")).unwrap(), "inner");
+        world.furnish(vec![bind(&inner, "/data/in"), bind(&outer, "/data"), bind(&outer, "../opt/x")]).await.unwrap();
+        assert_eq!(fs::read_to_string(world.path("/data/name")).unwrap(), "outer");
+        assert_eq!(fs::read_to_string(world.path("/data/in/name")).unwrap(), "inner");
         assert_eq!(fs::read_to_string(world.path("/opt/x/name")).unwrap(), "outer");
         assert!(fs::symlink_metadata(outer.join("in")).unwrap().is_symlink());
         assert_eq!(world.files.list().await.unwrap(), std::slice::from_ref(&world.uid));
@@ -287,7 +287,7 @@ mod tests {
         let (outer, inner) = (world.volume("outer"), world.volume("inner"));
         fs::create_dir(outer.join("in")).unwrap();
         fs::write(outer.join("in/kept"), "").unwrap();
-        let refused = world.furnish(vec![bind(&outer, "/work"), bind(&inner, "/work/in")]).await.unwrap_err();
+        let refused = world.furnish(vec![bind(&outer, "/data"), bind(&inner, "/data/in")]).await.unwrap_err();
         assert!(refused.message.contains("is in the way"), "{refused}");
         world.files.release(&world.uid).await.unwrap();
         assert!(outer.join("in/kept").exists());
