@@ -12,10 +12,12 @@
 
 mod common;
 mod container;
+mod declaring;
 mod node;
 
 pub use common::*;
 pub use container::*;
+pub use declaring::*;
 pub use node::*;
 
 use kube::CustomResourceExt;

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// Nodes that are drained at once.
 const AT_ONCE: usize = 32;
 /// From one try to the next.
-const PAUSE: Duration = Duration::from_secs(2);
+pub(super) const PAUSE: Duration = Duration::from_secs(2);
 /// How much longer than a drain its answer may take.
 const ANSWER: Duration = Duration::from_secs(15);
 

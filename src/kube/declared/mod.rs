@@ -28,7 +28,7 @@ use super::mirror::{Budget, FAR_OFF, Heard, Watch, refusal};
 use super::options::Options;
 use gardend_controller::record::ContainerUid;
 use gardend_controller::{Controller, Follower, Incident, News};
-use gardend_crds::{GardenContainer, ORIGIN_GARDEN, ORIGIN_LABEL};
+use gardend_crds::{GardenContainer, declared_selector};
 use kube::{Api, ResourceExt};
 use problem::{Failure, Problem};
 use status::{Standing, status};
@@ -147,12 +147,11 @@ impl Declarer {
     ) -> Self {
         let now = Instant::now();
         let api = Api::namespaced(place.client.clone(), &namespace);
-        let of_others = format!("{ORIGIN_LABEL}!={ORIGIN_GARDEN}");
         let worker = Worker::new(place.client.clone(), &namespace, controller.clone(), budget.clone(), options.clone());
         Self {
             namespace,
             follower: controller.follow(),
-            watch: Watch::new(api, place.node.as_str()).labelled(&of_others),
+            watch: Watch::new(api, place.node.as_str()).labelled(&declared_selector()),
             announcer,
             gauges,
             budget,
@@ -344,13 +343,13 @@ impl Declarer {
     /// Begins the next step for one, where none is under way.
     fn act(&mut self, name: &str, now: Instant) {
         let current = self.controller.declared_as(&self.namespace, name);
-        let drained = self.controller.draining();
+        let draining = self.controller.draining();
         let Some(entry) = self.entries.get_mut(name) else { return };
         entry.due = None;
         if entry.works {
             return;
         }
-        let step = step(entry.object.as_ref(), current.as_ref(), drained);
+        let step = step(entry.object.as_ref(), current.as_ref(), draining);
         match step {
             Step::Rest if entry.object.is_none() => {
                 self.entries.remove(name);

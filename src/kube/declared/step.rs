@@ -6,7 +6,7 @@
 use super::wanted::{by, generation, source};
 use gardend_controller::DeclaredContainer;
 use gardend_controller::record::DeclaredBy;
-use gardend_crds::{DECLARED_FINALIZER, GardenContainer, GardenContainerSpec};
+use gardend_crds::{GardenContainer, GardenContainerSpec, is_kept};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +29,9 @@ pub(super) enum Step {
     Recreate(Vec<&'static str>),
 }
 
-/// The next one. On a node that is being `drained` nothing new is made, and an object whose container
+/// The next one. On a node that is `draining` nothing new is made, and an object whose container
 /// is gone does not wait for the node meanwhile: it may not come back.
-pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredContainer>, drained: bool) -> Step {
+pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredContainer>, draining: bool) -> Step {
     let Some(object) = object else {
         return current.map_or(Step::Rest, |current| Step::Destroy(current.declaration.by.clone()));
     };
@@ -40,7 +40,7 @@ pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredCo
         return match (is_leaving, is_kept(object)) {
             (true, true) => Step::Release,
             (true, false) => Step::Rest,
-            (false, true) if drained => Step::Release,
+            (false, true) if draining => Step::Release,
             (false, _) => Step::Make,
         };
     };
@@ -62,11 +62,6 @@ pub(super) fn step(object: Option<&GardenContainer>, current: Option<&DeclaredCo
         Err(_) if current.declaration.source == source(&object.spec) => Step::Change,
         Err(_) => Step::Recreate(vec!["spec"]),
     }
-}
-
-/// Whether it waits for its container to go.
-pub(super) fn is_kept(object: &GardenContainer) -> bool {
-    object.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == DECLARED_FINALIZER)
 }
 
 /// Fields that are others than before and cannot be changed in place.
@@ -99,6 +94,7 @@ fn fixed(before: &GardenContainerSpec, after: &GardenContainerSpec) -> Vec<&'sta
 mod tests {
     use super::*;
     use gardend_controller::record::{ContainerUid, Declaration, Handle};
+    use gardend_crds::DECLARED_FINALIZER;
     use serde_json::{Value, json};
     use std::collections::BTreeMap;
 

@@ -7,18 +7,17 @@
 use super::problem::{Failure, Problem};
 use super::secrets::{Secrets, credentials, named};
 use super::status::{Standing, status};
-use super::step::{Step, is_kept};
+use super::step::Step;
 use super::wanted;
 use crate::kube::client::{Trouble, ask};
 use crate::kube::mirror::{Budget, by_us, whole};
 use crate::kube::options::Options;
 use gardend_controller::record::{Declaration, DeclaredProcess};
 use gardend_controller::{Controller, DeclaredContainer, Error, Redeclaration};
-use gardend_crds::{self as crds, DECLARED_FINALIZER, GardenContainer, GardenContainerSpec, GardenContainerStatus};
+use gardend_crds::{self as crds, GardenContainer, GardenContainerSpec, GardenContainerStatus};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch};
 use kube::{Client, ResourceExt};
-use serde_json::json;
 use std::collections::BTreeMap;
 
 /// What works, in one namespace. Cheap to clone.
@@ -88,7 +87,7 @@ impl Worker {
             processes: processes.collect::<Result<_, Problem>>()?,
             runs: BTreeMap::new(),
         };
-        let kept = if is_kept(&object) { None } else { Some(self.finalizers(&object, true).await?) };
+        let kept = if crds::is_kept(&object) { None } else { Some(self.finalizers(&object, true).await?) };
         self.controller.declare(request, declaration).await?;
         Ok(kept)
     }
@@ -167,16 +166,11 @@ impl Worker {
         }
     }
 
-    /// With ours, or without it. Whoever else changed the object meanwhile is not undone: it is
-    /// refused then, and tried again with what they made of it.
+    /// With ours, or without it. Refused where somebody changed it meanwhile, and tried again with
+    /// what they made of it.
     async fn finalizers(&self, object: &GardenContainer, kept: bool) -> Result<GardenContainer, Trouble> {
-        let others = object.finalizers().iter().filter(|name| *name != DECLARED_FINALIZER).cloned();
-        let ours = kept.then(|| DECLARED_FINALIZER.to_owned());
-        let finalizers: Vec<String> = others.chain(ours).collect();
-        let version = object.resource_version();
-        let patch = json!({ "metadata": { "resourceVersion": version, "finalizers": finalizers } });
         self.budget.spend().await;
-        ask(self.containers.patch(&object.name_any(), &by_us(), &Patch::Merge(patch))).await
+        ask(self.containers.patch(&object.name_any(), &by_us(), &Patch::Merge(crds::keep(object, kept)))).await
     }
 
     /// Writes a status.

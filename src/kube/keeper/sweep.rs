@@ -7,7 +7,8 @@ use crate::kube::mirror::Bucket;
 use crate::kube::options::{Keeping, Options};
 use crate::kube::shown::condition;
 use gardend_crds::{
-    Condition, ConditionStatus, DECLARED_FINALIZER, GardenContainer, GardenNode, ORIGIN_GARDEN, ORIGIN_LABEL,
+    Condition, ConditionStatus, GardenContainer, GardenNode, ORIGIN_GARDEN, ORIGIN_LABEL, declared_selector, is_kept,
+    keep,
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -142,7 +143,7 @@ impl Sweep {
         }
         for api in &self.declared {
             for object in objects(api, node, Selected::Declared).await? {
-                if object.finalizers().iter().any(|finalizer| finalizer == DECLARED_FINALIZER) {
+                if is_kept(&object) {
                     turn.wait().await?;
                     release(api, &object).await?;
                 }
@@ -166,7 +167,7 @@ enum Selected {
 async fn objects(api: &Api<GardenContainer>, node: &str, selected: Selected) -> Result<Vec<GardenContainer>, Trouble> {
     let labels = match selected {
         Selected::Mirrored => format!("{ORIGIN_LABEL}={ORIGIN_GARDEN}"),
-        Selected::Declared => format!("{ORIGIN_LABEL}!={ORIGIN_GARDEN}"),
+        Selected::Declared => declared_selector(),
     };
     let mut params = ListParams::default().fields(&format!("spec.nodeName={node}")).labels(&labels).limit(PAGE);
     let mut objects = Vec::new();
@@ -183,11 +184,8 @@ async fn objects(api: &Api<GardenContainer>, node: &str, selected: Selected) -> 
 
 /// Takes gardend's finalizer away. Somebody else's write meanwhile is not undone: the next look does it.
 async fn release(api: &Api<GardenContainer>, object: &GardenContainer) -> Result<(), Trouble> {
-    let others: Vec<&String> = object.finalizers().iter().filter(|name| *name != DECLARED_FINALIZER).collect();
-    let version = object.resource_version();
-    let patch = json!({ "metadata": { "resourceVersion": version, "finalizers": others } });
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    match ask(api.patch(&object.name_any(), &params, &Patch::Merge(patch))).await {
+    match ask(api.patch(&object.name_any(), &params, &Patch::Merge(keep(object, false)))).await {
         Ok(_) | Err(Trouble::NotFound(_)) => Ok(()),
         Err(trouble) => Err(trouble),
     }
